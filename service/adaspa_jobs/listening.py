@@ -39,6 +39,6 @@ def at_fault(error: OSError) -> str:
 
 def local_url(host: str, port: int) -> str:
     """Return the address for clients on this machine of a server that listens on ``host``."""
-    if host in ("0.0.0.0", EVERYWHERE, ""):
+    if host in ("0.0.0.0", EVERYWHERE):
         host = "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

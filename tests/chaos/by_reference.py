@@ -340,10 +340,13 @@ class Drawn:
             self.leases.append(lease)
 
     def lease(self) -> Lease | None:
-        """Of the latest, most often one that holds."""
+        """Of the latest, most often one that holds, and now and then one whose job has another attempt under way."""
         latest = self.leases[-12:]
-        hold = [each for each in latest if not self.wanted.refusal(each.job.id, each.token)]
-        return self.random.choice(hold if hold and self.random.random() < 0.7 else latest) if latest else None
+        running = [each for each in latest if self.wanted.job(each.job.id).get("status") == "in_progress"]
+        hold = [each for each in running if self.wanted.job(each.job.id)["token"] == each.token]
+        overtaken = [each for each in running if each not in hold]
+        among = self.random.choice((hold, hold, hold, overtaken, latest)) or latest
+        return self.random.choice(among) if among else None
 
     def outcome(self, transition: Callable[[], None]) -> str:
         try:

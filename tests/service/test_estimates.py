@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 from adaspa_client import Client
-from adaspa_jobs.job import JobParams
-from adaspa_jobs.store import Lease
+from adaspa_jobs.job import JobParams, Progress
+from adaspa_jobs.store import JobStore, Lease
 from adaspa_jobs.times import Timed, expected
 from adaspa_service.gateway import state as gateway_state
+from admitting import create
+from claiming import VIDEO, claimed, lose_lease
 from running_gateway import REPORT, Service
 
 
@@ -99,6 +101,33 @@ def test_what_cannot_be_made_is_not_estimated(service: Service) -> None:
         assert answers[0].json() == answers[1].json()
     with_image = service.http.post("/videos/estimate", json={"model": "demo-image"})
     assert with_image.status_code == 200, "an image may be chosen later"
+
+
+ATTEMPTS: dict[str, tuple[dict[str, Any], dict[str, float], set[str]]] = {
+    "by the model's own settings": ({}, {"denoising": 1.0}, {"pace", "default"}),
+    "by a preset": ({"quality": "fast"}, {"denoising": 1.0}, {"pace", "fast"}),
+    "by hand": ({"sparsity": 0.5}, {"denoising": 1.0}, {"pace"}),
+    "not timed": ({}, {"decoding": 1.0}, {"pace"}),
+    "resumed": ({}, {"denoising": 1.0}, set()),
+    "after its lease": ({}, {"denoising": 1.0}, set()),
+}
+"""What was asked, how long each phase took, and which estimates that counts for."""
+
+
+@pytest.mark.parametrize("how", ATTEMPTS)
+def test_only_an_attempt_that_did_all_the_work_tells_what_a_job_takes(
+    store: JobStore, params: Callable[..., JobParams], how: str
+) -> None:
+    asked, timings, tells = ATTEMPTS[how]
+    lease = claimed(store, create(store, params(**asked)))
+    resumed = 4 if how == "resumed" else None
+    store.report_progress(lease, Progress(phase="denoising", step=9, steps=10, resumed_from_step=resumed))
+    if how == "after its lease":
+        lose_lease(store, lease.job.id)
+        store.requeue_expired()
+    store.complete(lease, VIDEO, REPORT, timings)
+    pace = {"pace"} if store.load("demo").pace is not None else set()
+    assert pace | {preset for preset, times in store.times("demo").items() if times} == tells
 
 
 def test_of_many_jobs_the_latest_ten_tell(params: Callable[..., JobParams]) -> None:

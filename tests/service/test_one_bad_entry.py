@@ -51,6 +51,19 @@ def spoil(request: pytest.FixtureRequest, valkey: redis.Redis) -> Callable[[str]
     return spoil
 
 
+def leading_to(client: redis.Redis, job_id: str) -> set[str]:
+    """Keys that hold a job's id, but for those that only its owner looks at."""
+    found = set[str]()
+    for key in client.scan_iter("adaspa:*"):
+        name = key.decode().removeprefix("adaspa:")
+        kind = client.type(key)
+        held: Any = client.zrange(key, 0, -1) if kind == b"zset" else ()
+        held = client.smembers(key) if kind == b"set" else client.hvals(key) if kind == b"hash" else held
+        if job_id.encode() in held:
+            found.add(name)
+    return {name for name in found if name.partition(":")[0] not in ("jobs", "unfinished")}
+
+
 def next_lease(store: JobStore) -> Lease:
     """Claim as a worker does, which tries a job that it cannot read as often as one that it lost."""
     claims = (store.claim("demo", "worker", "after") for _ in range(store.max_attempts + 1))
@@ -58,13 +71,16 @@ def next_lease(store: JobStore) -> Lease:
 
 
 def test_the_queue_goes_on(state: AppState, params: Callable[..., JobParams], spoil: Callable[[str], None]) -> None:
-    store, (first, second) = state.store, [create(state.store, params()).id for _ in range(2)]
+    store = state.store
+    first, second = (create(store, params(), owner=owner).id for owner in ("another", "open"))
     spoil(first)
     assert store.load("demo").waiting == 2
     assert second in [job.id for job in store.page()[0]] and second in [job.id for job in store.unfinished("open")]
     assert store.page_with({"order": "17"}) == ([], None)
     lease = next_lease(store)
     assert lease.job.id == second
+    assert leading_to(store.client, first) <= {"expiry", "leavings"}
+    assert not list(store.client.scan_iter("adaspa:owned:*")), "nobody has a part of a queue in which nothing waits"
     store.complete(lease, VIDEO, REPORT, {})
     assert nothing_is_held(store)
 
@@ -89,6 +105,8 @@ def test_lost_jobs_come_back(state: AppState, params: Callable[..., JobParams], 
     Janitor(state).sweep()
     assert record(store, jobs[1].id).status == "queued"
     assert store.load("demo").running == 0, "no worker is kept for a job that nobody runs"
+    assert not {"leases", "running:demo"} & leading_to(store.client, jobs[0].id)
+    assert store.take_set_aside() == [], "it is told once"
 
 
 def test_a_worker_starts_again(state: AppState, params: Callable[..., JobParams], spoil: Callable[[str], None]) -> None:
@@ -167,6 +185,7 @@ def test_what_workers_announced_may_be_unreadable(
     for worker, told in told_by.items():
         valkey.zadd("adaspa:workers:demo", {worker: 1e15})
         valkey.hset("adaspa:fits:demo", worker, told)
+    assert store.load("demo").fits == (None, None, None)
     job = create(store, params())
     for worker in told_by:
         lease = store.claim("demo", worker)

@@ -1,5 +1,6 @@
 """The job store for owners and janitors: admission, pages, deletion, bells; on a real Valkey."""
 
+import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,21 @@ def test_a_deletion_leaves_a_key_alone_that_stands_for_other_jobs_by_now(store: 
     assert new
     store.discard(second.id)
     assert admit(store, params(), ("key", "digest")) == (again, False)
+
+
+@pytest.mark.parametrize("deleted", [*itertools.product((False, True), repeat=3)])
+def test_a_repeated_request_is_answered_with_what_is_left_of_its_jobs(
+    store: JobStore, params: Params, deleted: tuple[bool, ...]
+) -> None:
+    """Its key is forgotten with the first of them."""
+    made = store.admit_all([params()] * 3, ("key", "digest")).jobs
+    for job in itertools.compress(made, deleted):
+        store.discard(job.id)
+    left = [job for job, gone in zip(made, deleted, strict=True) if not gone]
+    assert store.repeated(("key", "digest")) == (None if deleted[0] else left)
+    again = store.admit_all([params()] * 3, ("key", "digest"))
+    assert again.new == deleted[0] and (again.new or again.jobs == left)
+    assert len(store.page()[0]) == len(left) + 3 * deleted[0]
 
 
 def test_many_creates_with_one_idempotency_key_make_one_job(store: JobStore, params: Params) -> None:
@@ -269,8 +285,9 @@ def test_a_redis_that_is_away_is_said_to_be(tmp_path: Any, params: Params) -> No
 def test_a_redis_that_refuses_writes_counts_as_away(valkey: redis.Redis, store: JobStore, params: Params) -> None:
     valkey.config_set("min-replicas-to-write", 1)
     try:
-        with pytest.raises(StoreUnavailable):
-            create(store, params())
+        for write in (lambda: create(store, params()), store.ping):
+            with pytest.raises(StoreUnavailable):
+                write()
     finally:
         valkey.config_set("min-replicas-to-write", 0)
     assert create(store, params()).status == "queued"

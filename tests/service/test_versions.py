@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_api.words import JobStatus
+from adaspa_api.words import JobStatus, Priority
 from adaspa_jobs.job import SCHEMA_VERSION, Job, JobParams, since
 from adaspa_jobs.record import RecordUnreadable
 from adaspa_jobs.store import JobStore
@@ -110,6 +110,25 @@ def test_a_job_that_needs_a_later_version_is_left_to_its_workers(
     assert (left.status, left.attempt, left.lost_attempts) == (JobStatus.queued, 0, 0)
     valkey.hset(f"adaspa:job:{job.id}", "schema_version", SCHEMA_VERSION)
     assert store.claim("demo", "worker-1") is not None
+
+
+@pytest.mark.parametrize("priority", Priority)
+def test_jobs_behind_one_that_needs_a_later_version_are_claimed_in_their_order(
+    store: JobStore, valkey: redis.Redis, caplog: pytest.LogCaptureFixture, priority: Priority
+) -> None:
+    """A hundred are looked at."""
+    params = JobParams.model_validate(PARAMS)
+    newer = store.admit_all([params] * 98, priority=priority).jobs
+    for job in newer:
+        valkey.hset(f"adaspa:job:{job.id}", mapping=NEWER)
+    jobs = store.admit_all([params] * 3, priority=priority).jobs
+    other = store.admit_all([params], priority=next(each for each in Priority if each is not priority)).jobs
+    claimed = [store.claim("demo", f"worker-{number}") for number in range(4)]
+    begun = [lease.job.id for lease in claimed if lease]
+    assert sorted(begun) == [job.id for job in (*jobs, *other)]
+    assert [job_id for job_id in begun if job_id != other[0].id] == [job.id for job in jobs]
+    assert "later version" not in caplog.text, "there was something to do"
+    assert store.claim("demo", "worker") is None and "later version" in caplog.text
 
 
 def test_what_a_later_version_adds_is_passed_over(store: JobStore, valkey: redis.Redis) -> None:

@@ -335,7 +335,7 @@ local function repeated(idempotency, digest)
     return { 'conflict', known[1] }
   end
   local answer = { 'known' }
-  for id in string.gmatch(known[3] or known[1], '[^,]+') do
+  for id in string.gmatch(known[3], '[^,]+') do
     if get(id, 'status') and get(id, 'discarded') ~= '1' then
       answer[#answer + 1] = { id, redis.call('HGETALL', record(id)) }
     end
@@ -390,11 +390,8 @@ local function discard(id)
   redis.call('ZREM', PREFIX .. 'expiry', id)
   redis.call('ZREM', PREFIX .. 'leavings', id)
   local key = get(id, 'idempotency')
-  if key and key ~= '' then
-    local known = redis.call('HMGET', PREFIX .. 'idempotency:' .. key, 'id', 'batch')
-    if string.find(known[2] or known[1] or '', id, 1, true) then  -- not if it meanwhile stands for other jobs
-      redis.call('DEL', PREFIX .. 'idempotency:' .. key)
-    end
+  if key and redis.call('HGET', PREFIX .. 'idempotency:' .. key, 'id') == id then  -- else it stands for other jobs by now
+    redis.call('DEL', PREFIX .. 'idempotency:' .. key)
   end
   if status == 'queued' then
     redis.call('HSET', record(id), 'cancel_requested', '1')

@@ -38,7 +38,7 @@ local function is_for_others(id)
     return false
   end
   for _, other in ipairs(redis.call('ZRANGE', PREFIX .. 'workers:' .. model, int(steady()), '+inf', 'BYSCORE')) do
-    if other ~= worker and fits(redis.call('HGET', PREFIX .. 'fits:' .. model, other), id) then
+    if fits(redis.call('HGET', PREFIX .. 'fits:' .. model, other), id) then
       return true
     end
   end

@@ -5,7 +5,7 @@
 local id = A.id
 local fields = redis.call('HMGET', record(id), 'status', 'discarded', 'inputs')
 local folder = fields[3]
-if not folder or fields[1] == 'queued' or fields[1] == 'in_progress' or fields[2] ~= '1' then
+if not folder or fields[1] == 'in_progress' or fields[2] ~= '1' then  -- one that waits is ended as it is discarded
   return false
 end
 redis.call('SREM', PREFIX .. 'inputs:' .. folder, id)

@@ -3,7 +3,7 @@
 -- id
 local id = A.id
 local fields = redis.call('HMGET', record(id), 'status', 'discarded')
-if fields[1] == 'queued' or fields[1] == 'in_progress' or (fields[1] and fields[2] ~= '1') then
+if fields[1] == 'in_progress' or (fields[1] and fields[2] ~= '1') then
   return 0
 end
 redis.call('DEL', record(id))
