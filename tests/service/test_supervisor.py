@@ -361,16 +361,25 @@ def test_a_socket_is_where_nobody_else_can_put_one(
     """However long the folder's path is: two folders have two, and one that another user made is not used."""
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(short_folder / "tmp"))
     deep = short_folder / ("a" * (length - len(str(short_folder)) - len("//run/valkey.sock")))
-    sockets = [valkey.socket_path(deep), valkey.socket_path(deep.with_name("b" * len(deep.name)))]
+    folders = deep, deep.with_name("b" * len(deep.name))
+    sockets = [valkey.socket_path(each) for each in folders]
     assert len({*sockets}) == 2 and sockets[0] == valkey.socket_path(deep)
-    for sock in sockets:
+    assert not list(short_folder.iterdir()), "whoever only asks makes no folder"
+    for data_dir, sock in zip(folders, sockets, strict=True):
+        valkey.command(data_dir, sock)
         assert len(os.fsencode(sock)) <= valkey.MAX_SOCKET_PATH and sock.parent.stat().st_mode & 0o777 == 0o700
         assert sock.is_relative_to(short_folder / "tmp") is long
+    theirs = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: theirs)
+    if not long:
+        valkey.command(deep, sockets[0])  # whoever may write there may serve it
     if long:
-        theirs = os.getuid() + 1
-        monkeypatch.setattr(os, "getuid", lambda: theirs)
-        with pytest.raises(PermissionError, match=f"belongs to another user: '{short_folder}/tmp/adaspa-{theirs}-"):
-            valkey.socket_path(deep)
+        their_own = valkey.socket_path(deep)
+        assert their_own != sockets[0]
+        their_own.parent.mkdir()
+        for ask in (lambda: valkey.socket_path(deep), lambda: valkey.command(deep, their_own)):
+            with pytest.raises(PermissionError, match=f"belongs to another user: '{their_own.parent}'"):
+                ask()
 
 
 STARTER = """
