@@ -22,6 +22,7 @@ def filmed(
     kind: str = "mp4",
     codec: str = "libx264",
     turned: int = 0,
+    sound: float = 0.0,
     options: dict[str, str] | None = None,
 ) -> bytes:
     """A video of the corners, with a grey middle.
@@ -29,6 +30,7 @@ def filmed(
     Args:
         frames, fps, size, kind, codec: of the file.
         turned: how far a player is to turn it against the clock, in degrees.
+        sound: seconds of a silent sound beside it.
         options: of the container.
     """
     still = corners(*size)
@@ -37,6 +39,8 @@ def filmed(
             stream: Any = container.add_stream(codec, rate=fps)
             stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
             stream.codec_context.gop_size = 12
+            if sound:
+                heard: Any = container.add_stream("libopus" if kind == "webm" else "aac", rate=48_000, layout="mono")
             if turned:
                 stream.set_display_rotation(turned)
             for number in range(frames):
@@ -44,6 +48,15 @@ def filmed(
                 image.paste((STEP * number,) * 3, tuple(side * at // 8 for at in (3, 5) for side in size))
                 container.mux(stream.encode(av.VideoFrame.from_image(image)))
             container.mux(stream.encode(None))
+            if sound:
+                silence = av.AudioFrame.from_ndarray(np.zeros((1, round(sound * 48_000)), np.float32), "fltp", "mono")
+                silence.sample_rate, silence.pts = 48_000, 0
+                parts, as_asked = av.AudioFifo(), av.AudioResampler(heard.codec_context.format, "mono", 48_000)
+                parts.write(silence)
+                while (part := parts.read(heard.codec_context.frame_size or 1024, partial=True)) is not None:
+                    for frame in as_asked.resample(part):
+                        container.mux(heard.encode(frame))
+                container.mux(heard.encode(None))
         return file.read()
 
 

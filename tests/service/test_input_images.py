@@ -104,6 +104,15 @@ def test_an_image_with_broken_tags_is_taken_as_it_lies(kind: str) -> None:
         assert_corners(prepared(content, (48, 32)))
 
 
+@pytest.mark.parametrize("value", [0, 9, 255, 65535])
+def test_an_orientation_that_is_none_is_no_turn(value: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = value
+    content = picture(96, 64, "JPEG", exif=exif)
+    assert upright_size(opened(BytesIO(content), PIXELS)) == (96, 64)
+    assert_corners(prepared(content, (48, 32)))
+
+
 def test_a_phones_jpeg_with_a_second_picture_is_its_first() -> None:
     second = Image.new("RGB", (96, 64), "black")
     assert_corners(prepared(picture(kind="MPO", save_all=True, append_images=[second]), (48, 32)))

@@ -171,6 +171,16 @@ def test_a_video_whose_end_was_cut_away_ends_there(service: Service) -> None:
     assert [number_of(frame) for frame in found] == list(range(20 - TAKEN, 20))
 
 
+@pytest.mark.parametrize("how", [{"kind": "mp4"}, {"kind": "webm", "codec": "libvpx-vp9"}], ids=str)
+@pytest.mark.parametrize("seconds", [0.5, 8])
+def test_a_video_may_have_a_sound_that_is_shorter_or_longer(
+    service: Service, how: dict[str, Any], seconds: float
+) -> None:
+    """Its packets, of which there are more than a video may have frames, are none of the video's."""
+    found = kept(service, post(service, start_video=video_uri(filmed(30, **how, sound=seconds))).json())
+    assert [number_of(frame) for frame in found] == list(range(30 - TAKEN, 30))
+
+
 def box(kind: bytes, *parts: bytes) -> bytes:
     """A box of an MP4 file."""
     return (8 + sum(map(len, parts))).to_bytes(4, "big") + kind + b"".join(parts)

@@ -5,15 +5,17 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import forked
 import pytest
 from adaspa_api.report import JobError
 from adaspa_api.words import ErrorCode
 from adaspa_command import NOWHERE, adaspa, clean_environment, in_terminal
+from adaspa_jobs.settings import Settings
 from adaspa_service.cli import app, main
 from adaspa_service.cli.server import checked
-from running_gateway import FILES, Service
+from running_gateway import FILES, Service, demo_catalog, serving
 from typer import BadParameter
 from typer.testing import CliRunner
 from waiting import PATIENCE, until
@@ -176,6 +178,61 @@ def test_videos_without_a_name_are_named_after_their_jobs(
         assert {video["id"] for video in (told if count > 1 else [told])} == {job.id for job in made}
     else:
         assert all(f"Wrote {job.id}.mp4" in out for job in made) and out.count("AdaSpa: 4 dense steps") == count
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--model": {"all": "all"},
+    "--size": {"64x64": "64x64"},
+    "--frames": {"17": 17},
+    "--fps": {"1": 1, "30": 30},
+    "--steps": {"1": 1},
+    "--guidance": {"1": 1, "2.5": 2.5},
+    "--guidance-scale-2": {"0": 0, "9": 9},
+    "--negative": {"": "", "a star": "a star"},
+    "--seed": {"0": 0, "9007199254740991": 2**53 - 1},
+    "--quality": {"fast": "fast"},
+    "--sparsity": {"0": 0, "0.5": 0.5},
+    "--retained-mass": {"0.5": 0.5},
+    "--warmup": {"0": 0},
+    "--flow-shift": {"4.5": 4.5},
+    "--lora": {
+        "eight-steps:0": [{"name": "eight-steps", "scale": 0}],
+        "eight-steps": [{"name": "eight-steps", "scale": 1}],
+    },
+    "--priority": {"bulk": "bulk"},
+    "--metadata": {"a=b,c=": {"a": "b", "c": ""}},
+    "--user": {"Zoë": "Zoë"},
+    "--audio": {"": True},
+    "--no-audio": {"": False},
+}
+FIELDS = {
+    "--frames": "num_frames",
+    "--guidance": "guidance_scale",
+    "--negative": "negative_prompt",
+    "--lora": "loras",
+    "--no-audio": "audio",
+}
+"""Fields whose options have other names."""
+
+
+def test_each_option_of_a_video_is_its_field(settings: Settings, tmp_path: Path) -> None:
+    """Also one whose value is nothing or none."""
+    ranges = {"guidance_scale_2_range": [0, 9], "flow_shift_range": [1, 9]}
+    all_of_it = {"sizes": ["128x128", "64x64"], "frames": [33, 17], "audio": True, **ranges}
+    catalog = demo_catalog(tmp_path / "catalog.json", {"all": all_of_it})
+    with serving(settings.model_copy(update={"catalog": catalog}), tmp_path) as service:
+        for given, values in OPTIONS.items():
+            for text, value in values.items():
+                asked = [given] if isinstance(value, bool) else [given, text]
+                done = CliRunner().invoke(
+                    app, ["generate", "a star", *asked, "--detach", "--json", "--server", service.url]
+                )
+                assert done.exit_code == 0, (asked, done.exception)
+                name = FIELDS.get(given, given[2:].replace("-", "_"))
+                found = json.loads(done.stdout)[name]
+                for lora in found if name == "loras" else ():
+                    del lora["sha256"]
+                assert found == value, asked
 
 
 def test_detached_videos_are_told_in_the_order_of_their_seeds(service: Service, tmp_path: Path) -> None:
