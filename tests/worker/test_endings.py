@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from adaspa_api.report import TokenCount
 from adaspa_api.words import JobStatus, StepKind
 from adaspa_jobs import logs
 from adaspa_jobs.storage import StorageUnavailable
@@ -382,3 +383,32 @@ def test_a_checkpoint_of_another_version_is_not_resumed(monkeypatch: pytest.Monk
     monkeypatch.undo()
     with pytest.raises(checkpoint.BadCheckpoint, match="another job or version"):
         checkpoint.unpack(later, own)
+
+
+def test_what_a_prompt_took_is_told_before_the_steps_and_the_report_is_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[str, bool]] = []
+    done: list[str] = []
+    with bench(tell_seconds=0.0) as at:
+        report_progress, frames, report = at.store.report_progress, at.engine.frames, at.engine.report
+        tokens = {"prompt_tokens": TokenCount(used=3, cut=0, limit=9)}
+
+        def tells(held: Any, *progress: Any) -> None:
+            told.extend((each.phase, each.prompt_tokens is not None) for each in progress)
+            report_progress(held, *progress)
+
+        def decodes(latents: Any, check: Callable[[], None]) -> Any:
+            yield from frames(latents, check)
+            done.append("decoded")
+
+        monkeypatch.setattr(at.store, "report_progress", tells)
+        monkeypatch.setattr(at.engine, "encode_prompt", lambda *_: SimpleNamespace(tokens=tokens))
+        monkeypatch.setattr(at.engine, "frames", decodes)
+        monkeypatch.setattr(at.engine, "report", lambda: (done.append("reported"), report())[1])
+        assert at.run().status == "completed"
+    assert done == ["decoded", "reported"], "memory of the decoding is in it"
+    assert {*told} == {
+        *((phase, False) for phase in ("loading", "encoding_prompt")),
+        *((phase, True) for phase in ("denoising", "decoding", "uploading")),
+    }

@@ -78,8 +78,11 @@ def test_a_worker_beats_in_every_state_and_announces_its_model_only_when_it_is_r
         return {Priority.bulk: 2}
 
     worker._store = SimpleNamespace(announce=announce)
+    fits = Fits(limit=7, frames={"": {"64x64": 9}})
+    app._fits.value = fits.model_dump_json().encode()
     worker._beat()
-    ready = [(worker._spec, "one", [Priority.bulk], None), ("m", Priority.bulk, 2)]
+    app._fits.value = b""
+    ready = [(worker._spec, "one", [Priority.bulk], fits), ("m", Priority.bulk, 2)]
     assert done == ["beat", *(ready if child is State.ready else [])]
     assert state.should_stop == (EX_FAILURE if child is State.failed else None), "whoever started it hears of it"
     for error in (StoreUnavailable("away"), QueueUnavailable("away")):

@@ -89,10 +89,10 @@ def lived(keeps: LeaseKeeper, clock: Clock, seconds: float, *happens: tuple[floa
         wakes = min(clock.now + pause, begin + seconds)
         while left and begin + left[0][0] <= wakes:
             when, act = left.pop(0)
-            clock.now = begin + when
+            clock.now = max(clock.now, begin + when)
             act()
-        clock.now = wakes
-        return wakes >= begin + seconds
+        clock.now = max(clock.now, wakes)
+        return clock.now >= begin + seconds
 
     keeps._done = SimpleNamespace(wait=wait)  # type: ignore[assignment]
     keeps._keep()
@@ -443,3 +443,55 @@ def test_a_preview_that_cannot_be_told_costs_the_job_nothing(clock: Clock) -> No
     with pytest.raises(TimeLimitExceeded):
         keeps.report_preview(progress, b"RIFF")
     assert store.names() == [], "who has to stop tells no more"
+
+
+@pytest.mark.parametrize("steps", [False, True])
+def test_a_slow_store_is_asked_in_time_for_the_lease_that_it_has_then(clock: Clock, steps: bool) -> None:
+    """A lease is as long from when the store was asked, not from when it answered."""
+    slow, ask = 4.0, Store.__getattr__
+
+    class Slow(Store):
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            def asks(*given: Any) -> None:
+                ask(self, name)(*given)
+                clock.now += slow
+
+            return asks
+
+    store = Slow(clock)
+    keeps = keeper(store)
+    happens = [(20.0 * number, lambda number=number: keeps.report(denoised(number))) for number in range(1, 5)]
+    lived(keeps, clock, 100.0, *(happens if steps else ()))
+    renewed = [when for when, name in store.asked if name in ("renew", "report_progress")]
+    asked = [when for when, _ in store.asked]
+    share = RENEWED_SHARE * store.lease_seconds
+    assert len(renewed) > 5 and max(then - when for when, then in pairwise(renewed)) <= share + slow + 1.1
+    assert max(then - when for when, then in pairwise(asked)) <= slow + 1.1
+
+
+def test_neither_checkpoints_nor_previews_count_the_load(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    with bench(checkpoint_steps=None, checkpoint_seconds=600.0, time_limit_seconds=1e6) as at:
+        written: list[str] = []
+        keep = at.storage.create
+        monkeypatch.setattr(at.storage, "create", lambda key, *rest: (written.append(key), keep(key, *rest))[1])
+        at.runner.engine = lambda _: (clock.sleep(700), at.engine)[1]
+        assert at.run().status == "completed"
+        assert not [key for key in written if key.startswith("checkpoints/")]
+
+
+@pytest.mark.parametrize("reason", REASONS, ids=lambda reason: type(reason).__name__)
+def test_a_hanging_attempt_ends_its_process_also_where_redis_is_away(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, reason: Exception
+) -> None:
+    """Once the worker is to stop: until then Redis may come back."""
+    began = clock.now
+    with bench(stopping=lambda: clock.now >= began + 50) as at:
+        create(at.store, params())
+        held = at.store.claim("stub", "one")
+        assert held is not None
+        for name in ("fail", "release_cancelled", "requeue_after_worker_error", "get"):
+            monkeypatch.setattr(at.store, name, raising(StoreUnavailable("away")))
+        at.runner._abandon(held, reason)  # type: ignore[arg-type]
+        assert at.ended.is_set()
+        waited = 0 if isinstance(reason, LeaseLost) else 50 + lease.STOPPING_SECONDS
+        assert waited <= clock.now - began <= waited + 2.1
