@@ -148,6 +148,15 @@ def test_a_minutes_requests_may_come_at_once_and_each_comes_back_in_its_share(va
         assert about(rate.reset_seconds, (limit - left) * share), (rate, left)
 
 
+@pytest.mark.parametrize(("left", "holds"), [(-1, False), (0, False), (1000, True)])
+def test_a_key_ends_with_the_second_in_which_it_expires(valkey: redis.Redis, left: int, holds: bool) -> None:
+    keys = KeyStore(valkey)
+    key, token = keys.create("studio", frozenset({Scope.read}), lifetime_seconds=60)
+    now: Any = valkey.time()
+    valkey.hset(f"adaspa:key:{key.id}", "expires_at", now[0] + left)
+    assert (keys.authenticate(token) is not None) == keys.is_valid(key.id) == holds
+
+
 def test_keys_are_listed_by_their_age_without_what_cannot_be_read(valkey: redis.Redis) -> None:
     keys = KeyStore(valkey)
     made = [keys.create(str(number), frozenset({Scope.read}))[0].id for number in range(3)]

@@ -10,6 +10,7 @@ import pytest
 from adaspa_jobs.settings import Settings
 from adaspa_service.access.keys import Scope
 from adaspa_service.access.links import Links
+from adaspa_service.errors import ApiError
 from pydantic import SecretStr
 from running_gateway import FILES, Service, serving
 from s3_servers import URL, s3_server
@@ -93,6 +94,7 @@ def test_a_link_opens_nothing_else(owner: Service) -> None:
         str(url).replace(video_id, other_id),
         str(url.copy_set_param("variant", "thumbnail")),
         str(url.copy_set_param("expires", later)),
+        str(url.copy_set_param("expires", "1")),
         str(url.copy_remove_param("expires")),
         str(url.copy_set_param("signature", signature[:-1])),
         str(url.copy_set_param("signature", "")),
@@ -119,7 +121,12 @@ def test_only_the_owner_makes_links_and_only_to_files_there_are(owner: Service) 
 
 def test_a_link_holds_with_a_later_version_too(settings: Settings) -> None:
     links = Links(settings.model_copy(update={"signing_secret": SecretStr("s" * 40)}), None)  # type: ignore[arg-type]
-    assert links.sign("video_1", "video", 1700000000) == "PMMhfoBWw-1wLvPjVSCZDNEvqDWz8J-FfXz5oJ-_BFY"
+    signature = "PMMhfoBWw-1wLvPjVSCZDNEvqDWz8J-FfXz5oJ-_BFY"
+    assert links.sign("video_1", "video", 1700000000) == signature
+    links.check("video_1", "video", 1700000000, signature, 1699999999.9)
+    for now in (1700000000.0, 1700000001.0):
+        with pytest.raises(ApiError, match="the link has expired"):
+            links.check("video_1", "video", 1700000000, signature, now)
 
 
 def test_a_link_ends_with_its_video(owner: Service) -> None:

@@ -230,6 +230,21 @@ def test_a_receiver_gets_four_at_a_time_and_an_owner_thirty_two(store: JobStore,
     assert Counter(each.owner for each in DeliveryStore(store.client).take(64))["one"] == 32
 
 
+def test_who_has_waited_longest_comes_first(store: JobStore, params: Params) -> None:
+    made = []
+    for number in (3, 0, 5, 1, 4, 2):
+        made += owed(store, params, 1, f"host{number}")
+        let_time_pass(store.client, 10)
+    deliveries = DeliveryStore(store.client)
+    assert [delivery.job_id for _ in made for delivery in deliveries.take(1)] == made
+    again = [deliveries.get(job_id) for job_id in made]
+    for late, delivery in enumerate(again):
+        assert delivery is not None
+        deliveries.note(delivery, Outcome.rejected, body="{}", again_in=100.0 - late)
+    let_time_pass(store.client, 200)
+    assert [delivery.job_id for _ in made for delivery in deliveries.take(1)] == made[::-1], "by when each is due"
+
+
 def test_no_lane_comes_twice_before_another_comes_once(store: JobStore, params: Params) -> None:
     """However many events wait in it, and since when."""
     for host in ("a", "b", "c"):

@@ -12,7 +12,7 @@ import pytest
 import redis
 from adaspa_api.report import JobError, LayerReport
 from adaspa_api.words import ErrorCode
-from adaspa_jobs.job import OPEN_OWNER, JobParams
+from adaspa_jobs.job import BOOTSTRAP_OWNER, OPEN_OWNER, JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobStore
 from adaspa_service.webhooks.attempt import Result
@@ -468,9 +468,10 @@ def test_a_receiver_may_put_an_attempt_off_and_not_bring_it_on(asked: float | No
 def test_each_key_has_a_secret_of_its_own_and_none_that_of_the_service(settings: Settings, store: JobStore) -> None:
     deliveries = DeliveryStore(store.client)
     for own in (settings, changed(settings, webhook_secrets=f"{SECRET},{OTHER_SECRET}")):
-        whole, *others = (secrets_of(owner, own, deliveries) for owner in (OPEN_OWNER, "a", "b"))
+        owners = (OPEN_OWNER, "a", "b", BOOTSTRAP_OWNER)
+        whole, *others = (secrets_of(owner, own, deliveries) for owner in owners)
         assert whole == (own.webhook_keys or deliveries.secrets())
-        assert len({*whole, *(each for found in others for each in found)}) == 3 * len(whole)
+        assert len({*whole, *(each for found in others for each in found)}) == len(owners) * len(whole)
         assert secrets_of("a", own, deliveries) == others[0], "it stays the same"
 
 
