@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import redis
-from adaspa_jobs.job import JobParams
+from adaspa_api.words import Priority
+from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.job import JobParams, Progress
+from adaspa_jobs.queue import QueueUnavailable, make_celery, ring
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobCancelled, JobStore, StoreUnavailable
 from adaspa_service.access.keys import Scope
@@ -114,6 +117,75 @@ def test_every_end_is_taken(own: redis.Redis, params: Callable[..., JobParams]) 
         "cancelled": "cancelled",
         **dict.fromkeys(("failed", "given back", "put off", "lost"), "failed"),
     }
+
+
+def test_all_that_keeps_going_what_is_there_is_taken_and_what_is_new_is_refused(
+    own: redis.Redis, params: Callable[..., JobParams]
+) -> None:
+    store = JobStore(own, max_attempts=1)
+    running, given_back, left = (claimed(store, create(store, params())) for _ in range(3))
+    store.release(given_back)
+    own.hset(f"adaspa:job:{left.job.id}", "inputs", "folder")
+    own.sadd("adaspa:inputs:folder", left.job.id)
+    store.fail(left, FAILURE)
+    own.zadd("adaspa:awaited_inputs", {"late": 0})
+    held = store.claim("demo", "worker-x", "before")
+    waiting = create(store, params())
+    assert held is not None and held.job.id == given_back.job.id
+    store.requeue_expired()
+    leave(own, -ROOM)
+    spec = Catalog.load(None).default
+    told, image = Progress(phase="denoising", step=1, steps=10, preview_step=1), b"RIFF" * 1000
+    for new in (
+        lambda: create(store, params()),
+        lambda: store.await_inputs("another"),
+        lambda: store.claim("demo", "worker-y"),
+        lambda: store.report_preview(running, told, image),
+    ):
+        with pytest.raises(StoreUnavailable):
+            new()
+    store.ping()
+    assert store.announce(spec, "worker-y") == {Priority.interactive: 1, Priority.bulk: 0}
+    assert store.announced() == [spec] and store.load("demo").workers == 1
+    store.hear(running)
+    store.renew(running)
+    store.report_progress(running, told)
+    assert store.start_worker("worker-x") is None and record(store, held.job.id).status == "failed"
+    untidy = {left.job.id, held.job.id}
+    assert {*store.take_untidy()} == untidy
+    for job_id in untidy:
+        store.note_tidy(job_id)
+    assert store.discard(left.job.id) and store.leave_inputs(left.job.id) == "folder"
+    assert store.take_purgeable() == [left.job.id] and store.purge(left.job.id)
+    assert store.take_lost_inputs() == ["late"]
+    store.forget_inputs("late")
+    own.config_set("maxmemory", 0)
+    let_time_pass(own, 8 * 86400)
+    leave(own, -ROOM)
+    assert store.expire() == 1
+    assert store.request_cancel(running.job.id) == "in_progress"
+    store.release_cancelled(running)
+    assert store.queue_position(waiting) == 1
+
+
+def test_a_bell_that_is_refused_is_told_as_such(own: redis.Redis, short_folder: Path) -> None:
+    """By a server that is full, takes no writes, or is gone: whoever rings goes on, and heartbeats ring later."""
+    celery = make_celery(Settings(redis_url=f"unix://{short_folder}/valkey.sock?db=0"))
+    ring(celery, "demo", Priority.bulk, 2)
+    own.config_set("min-replicas-to-write", 1)
+    with pytest.raises(QueueUnavailable, match="NOREPLICAS"):
+        ring(celery, "demo", Priority.bulk)
+    own.config_set("min-replicas-to-write", 0)
+    leave(own, -1)
+    with pytest.raises(QueueUnavailable, match="maxmemory"):
+        ring(celery, "demo", Priority.bulk)
+    own.config_set("maxmemory", 0)
+    assert own.llen("generate.demo:bulk") == 2
+    ring(celery, "demo", Priority.bulk)
+    own.shutdown(nosave=True)
+    with pytest.raises(QueueUnavailable):
+        ring(celery, "demo", Priority.bulk)
+    celery.close()
 
 
 def test_an_event_is_delivered_once(own: redis.Redis, params: Callable[..., JobParams]) -> None:

@@ -275,6 +275,23 @@ def test_a_worker_learns_how_many_bells_its_queues_lack(store: JobStore, params:
     assert store.announce(demo, "worker-2") == {Priority.interactive: 0, Priority.bulk: 2}
 
 
+def test_a_store_keeps_to_every_limit_that_is_set(valkey: redis.Redis, redis_url: str) -> None:
+    limits: dict[str, Any] = {
+        **{"lease_seconds": 11.0, "max_attempts": 7, "queue_cap": 13, "result_ttl_seconds": 3700.0},
+        **{"queue_seconds": 170.0, "unserved_seconds": 190.0, "bulk_share": 0.35},
+    }
+    made = JobStore.from_settings(Settings(redis_url=redis_url, **limits))
+    alike = JobStore(valkey, **limits)
+    differing = {"client", "file", "_scripts"}
+    told = [{k: v for k, v in vars(one).items() if k not in differing} for one in (made, alike, JobStore(valkey))]
+    assert told[0] == told[1] and told[0] != told[2]
+    assert made._scripts.command("look", id="x")[3] == alike._scripts.command("look", id="x")[3]
+
+
+def test_a_store_without_jobs_has_given_no_id(store: JobStore) -> None:
+    assert store.last_id_us() == 0
+
+
 def test_a_redis_that_is_away_is_said_to_be(tmp_path: Any, params: Params) -> None:
     store = JobStore.from_settings(Settings(redis_url=f"unix://{tmp_path}/nobody.sock"))
     for call in (store.ping, store.page, store.requeue_expired, lambda: create(store, params())):
