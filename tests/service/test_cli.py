@@ -9,14 +9,20 @@ from importlib import import_module
 from pathlib import Path
 
 import forked
+import httpx
 import pytest
 from adaspa_api.report import JobError
 from adaspa_api.videos import Video
 from adaspa_api.words import ErrorCode
+from adaspa_client import ApiError, Unauthorized
 from adaspa_command import ADASPA, NOWHERE, adaspa, clean_environment, in_terminal
+from adaspa_jobs.scripts import StoreUnavailable
+from adaspa_jobs.settings import SettingsError
 from adaspa_service.access.keys import Scope
 from adaspa_service.cli import completion, main
 from adaspa_service.cli.jobs import facts
+from adaspa_service.cli.progress import NotCompleted
+from adaspa_service.local import LocalError
 from running_gateway import FILES, Service
 from waiting import PATIENCE, until
 
@@ -229,6 +235,36 @@ def test_only_a_file_is_replaced_by_an_output(service: Service, tmp_path: Path) 
         ended = adaspa("download", video_id, "--output", output, server=service.url)
         assert (ended.returncode, told in ended.stderr) == (2, True), ended.stderr
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (NotCompleted("it failed"), 4, "it failed"),
+        (httpx.ConnectError("refused"), 3, "cannot reach the server: refused; is `adaspa serve` running"),
+        (httpx.ReadTimeout("late"), 3, "cannot reach the server: late"),
+        (Unauthorized(401, "no key"), 1, "no key; set --api-key or ADASPA_API_KEY"),
+        (ApiError(400, "steps: 0"), 1, "steps: 0"),
+        (LocalError("no service"), 1, "no service"),
+        (SettingsError("ADASPA_PORT: 0"), 1, "ADASPA_PORT: 0"),
+        (StoreUnavailable("Redis is away"), 1, "Redis is away"),
+        (TimeoutError("after 3600 s"), 1, "after 3600 s"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_each_end_has_its_status_and_its_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, status: int, said: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(import_module("adaspa_service.cli"), "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    told = capsys.readouterr()
+    assert (caught.value.code, told.out) == (status, "")
+    assert said in told.err and told.err.count("\n") == bool(said)
 
 
 def test_output_that_cannot_be_written_is_one_line(service: Service) -> None:

@@ -220,8 +220,9 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_still_image_of_an_allowed_size_is_refused(name: str) -> None:
     content, why = REFUSED[name]
-    with pytest.raises(InputRefused, match=why):
+    with pytest.raises(InputRefused, match=why) as caught:
         prepared(content, (32, 32))
+    assert caught.value.too_large == ("pixels" in why) and caught.value.status == 400
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])

@@ -9,16 +9,20 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import ObjectStorage
-from adaspa_service.cli import local
+from adaspa_jobs.store import JobStore
+from adaspa_service.access.keys import KeyStore, Scope
+from adaspa_service.cli import app, local
 from adaspa_service.cli.compare import join, report
 from adaspa_service.cli.demo import check_image, chosen
 from adaspa_service.cli.local import described, generate_here, need, resolved
 from adaspa_service.cli.progress import NotCompleted
 from drawn import picture
 from running_gateway import REPORT, data_uri, demo_catalog
+from typer.testing import CliRunner
 
 bench = import_module("adaspa_service.cli.bench")
 demo = import_module("adaspa_service.cli.demo")
@@ -298,3 +302,71 @@ def test_a_comparison_is_told_as_far_as_there_is_anything_to_tell(
         "speedup": 2.0,
         "output": "both.mp4",
     }
+
+
+@pytest.fixture
+def served(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[dict[str, Any], list[str]]]:
+    """Serves until Ctrl-C: what is started, and what is said. No process is started."""
+
+    def serve(*arguments: str, **own: Any) -> tuple[dict[str, Any], list[str]]:
+        settings = Settings(redis_url=redis_url, data_dir=tmp_path / "data", **own)
+        started: dict[str, Any] = {}
+
+        class Started:
+            url, page, redis_url = "http://127.0.0.1:8000", "http://127.0.0.1:8000/#token", settings.redis_url
+
+            def __init__(self, folder: Path, host: str, port: int, *, workers: list[str | None], say: Any) -> None:
+                started.update(folder=folder, host=host, port=port, workers=workers)
+
+            def __enter__(self) -> "Started":
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                started["ended"] = True
+
+            def serve(self) -> None:
+                raise KeyboardInterrupt
+
+        module = import_module("adaspa_service.cli.serve")
+        monkeypatch.setattr(module, "get_settings", lambda: settings)
+        monkeypatch.setattr(module, "Supervisor", Started)
+        done = CliRunner().invoke(app, ["serve", *arguments])
+        assert done.exit_code == 0, done.exception
+        assert started.pop("ended")
+        return started, done.stdout.splitlines()
+
+    return serve
+
+
+def test_a_service_has_a_worker_for_each_model_that_is_asked_for(served: Any, tmp_path: Path) -> None:
+    """By default all that are built in, which are small, but the first alone of a catalog."""
+    catalog = demo_catalog(tmp_path / "catalog.json", {"one": {}, "two": {}})
+    built_in = list(Catalog.load(None).models)
+    for arguments, own, workers in (
+        ((), {}, built_in),
+        ((), {"catalog": catalog}, [None]),
+        (("--model", "two", "--model", "one", "--model", "two"), {"catalog": catalog}, ["two", "one"]),
+        (("--model", built_in[-1]), {}, [built_in[-1]]),
+        (("--no-worker",), {}, []),
+        (("--no-worker", "--model", "one"), {"catalog": catalog}, []),
+    ):
+        assert served(*arguments, **own)[0]["workers"] == workers, arguments
+
+
+def test_a_service_listens_where_it_is_told_and_says_where_and_who_is_let_in(
+    served: Any, tmp_path: Path, store: JobStore
+) -> None:
+    started, said = served()
+    assert started == {"folder": tmp_path / "data", "host": "127.0.0.1", "port": 8000, "workers": started["workers"]}
+    assert said[0].startswith(f"AdaSpa is running at http://127.0.0.1:8000 (data and logs in {tmp_path / 'data'})")
+    assert said[1].startswith("Access: ") and said[2:] == ["Page: http://127.0.0.1:8000/#token", "stopped"]
+    own = {"host": "127.0.0.2", "port": 9000}
+    arguments = ("--host", "127.0.0.3", "--port", "9001", "--data-dir", str(tmp_path / "other"))
+    for given, found in (((), ("127.0.0.2", 9000, "data")), (arguments, ("127.0.0.3", 9001, "other"))):
+        started, _ = served(*given, **own)
+        assert (started["host"], started["port"], started["folder"]) == (*found[:2], tmp_path / found[2])
+    assert served(open_access=True)[1][2:] == ["stopped"], "whoever needs no token is shown none"
+    KeyStore(store.client).create("one", frozenset({Scope.read}))
+    assert served()[1][2:] == ["stopped"], "nor whoever needs a key"

@@ -45,7 +45,6 @@ def opened(file: IO[bytes], max_pixels: int) -> Image.Image:
         InputRefused: it is none of the formats, moves, has too many pixels, or is a JPEG of very many scans.
     """
     check_cost(file)
-    file.seek(0)
     try:
         image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
