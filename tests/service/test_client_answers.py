@@ -381,13 +381,13 @@ def test_a_stream_outlasts_a_gateway_that_is_busy_or_starts_anew_and_no_refusal(
 
     passes = status == 429 or status >= 500
     with acting(first, refuse, refuse if passes else first, ends) as url, connect(url) as client:
-        found: list[str] = []
+        found: list[tuple[str, str | None]] = []
         try:
-            found.extend(each.type for each in client.events(VIDEO_ID))
+            found.extend((each.type, each.id) for each in client.events(VIDEO_ID))
         except ApiError as error:
-            assert error.status == status and found == ["queued"] and not passes
+            assert error.status == status and found == [("queued", "1-0")] and not passes
         else:
-            assert found == ["queued", "completed"] and passes
+            assert found == [("queued", "1-0"), ("completed", "2-0")] and passes, "each is one of one connection"
 
 
 def test_a_stream_that_went_silent_is_taken_up_anew(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
