@@ -1,11 +1,15 @@
 """What the processes of a group say to each other, and when one of them counts as lost; without any model."""
 
 import logging
+import math
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
 from pathlib import Path
+from textwrap import dedent
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +19,8 @@ from adaspa_worker import follower, group
 from adaspa_worker.engines import together
 from adaspa_worker.follower import Leader, Stopped
 from adaspa_worker.group import Decode, Group, GroupFailed, Piece
-from waiting import until
+from chaos.by_starts import alive
+from waiting import PATIENCE, until
 
 Made = Callable[[], Group]
 
@@ -75,9 +80,83 @@ def test_who_waits_for_pieces_hears_of_a_cancel_and_of_errors(made: Made) -> Non
     until(lambda: not whole._pieces.empty(), "it is there")
     assert next(whole.pieces(cancelled)).content == "one", "what is there comes first"
     order(whole, "answer", "ValueError: no", rank=2)
-    with pytest.raises(GroupFailed, match="one process of the group failed: ValueError: no"):
+    with pytest.raises(GroupFailed, match=r"^process 2 of the group failed: ValueError: no$"):
         next(whole.pieces(idle))
     assert whole.failure is None, "it is up to the leader"
+    order(whole, "answer", None, rank=1)
+    assert whole.settle() == ["ValueError: no"]
+    order(whole, "answer", None)
+    order(whole, "piece", 1, "of the next", rank=1)
+    assert next(whole.pieces(idle)).content == "of the next"
+
+
+def test_pieces_are_waited_for_while_others_have_done_their_part(made: Made) -> None:
+    whole, checks = made(), list[int]()
+    order(whole, "answer", None, rank=2)
+
+    def check() -> None:
+        checks.append(1)
+        if len(checks) == 3:
+            order(whole, "piece", 1, "late", rank=1)
+
+    assert next(whole.pieces(check)).content == "late"
+
+
+class Clock:
+    """A group's clock that stands still until it is moved; no process is silent by it."""
+
+    def __init__(self, whole: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.whole, self.now, self.looks = whole, 100.0, 0
+        monkeypatch.setattr(group, "SILENT_SECONDS", math.inf)
+        monkeypatch.setattr(group, "time", SimpleNamespace(monotonic=self.look))
+
+    def look(self) -> float:
+        self.looks += 1
+        return self.now
+
+    def move(self, seconds: float) -> None:
+        """Move it, and wait until the group has seen that."""
+        self.now += seconds
+        looks = self.looks
+        until(lambda: self.looks > looks + 4 or self.whole.failure, "it was looked at")
+
+
+def test_a_process_that_fails_alone_ends_the_group_that_waits_for_it(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader would wait for ever in what it exchanges with it. One that fails as the others do is no such case."""
+    whole = made()
+    clock = Clock(whole, monkeypatch)
+    for _ in range(2):
+        order(whole, "answer", "ValueError: no")
+        until(lambda: whole._answers.qsize() == 2, "both have failed")
+        clock.move(group.ANSWER_SECONDS - 1)
+        assert whole.failure is None and whole.settle() == ["ValueError: no"] * 2, "and so has the leader"
+        clock.move(2 * group.ANSWER_SECONDS)
+        assert whole.failure is None
+    order(whole, "answer", "OutOfMemoryError: no", rank=2)
+    until(lambda: whole._answers.qsize() == 1, "one has failed")
+    clock.move(group.ANSWER_SECONDS + 1)
+    until(lambda: whole.failure, "the group ends")
+    assert str(whole.failure) == "process 2 of the group failed: OutOfMemoryError: no; stopping the group"
+    until(lambda: all(process.poll() is not None for process in whole.processes), "all are killed")
+
+
+def test_a_leader_that_has_ended_its_work_waits_for_the_slowest_whatever_the_others_say(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when one says at once that it is of another version, and another is still being started."""
+    whole, answers = made(), list[str]()
+    clock = Clock(whole, monkeypatch)
+    order(whole, "answer", "torch 2 and 1", rank=2)
+    settles = threading.Thread(target=lambda: answers.extend(whole.settle(100 * group.ANSWER_SECONDS)))
+    settles.start()
+    until(lambda: whole._error and whole._answers.empty(), "it waits for the other one")
+    clock.move(50 * group.ANSWER_SECONDS)
+    assert whole.failure is None
+    order(whole, "answer", "", rank=1)
+    settles.join()
+    assert answers == ["torch 2 and 1"] and whole.failure is None
 
 
 def test_a_process_that_dies_ends_all_others_and_whatever_waits_for_them(
@@ -130,6 +209,9 @@ def test_a_group_that_is_closed_ends_in_silence(made: Made, caplog: pytest.LogCa
     assert Group.current is None
 
 
+HEARS = "hears that the leader needs no more"
+
+
 class Gone(Exception):
     """The leader says nothing more."""
 
@@ -143,6 +225,8 @@ class Heard(Leader):
     def hear(self) -> Any:
         if not self.says:
             raise Gone
+        if self.says[0] is None:
+            self.told.append(HEARS)
         return self.says.pop(0)
 
     def tell(self, error: str | None) -> None:
@@ -168,6 +252,8 @@ class Follows:
             go_on(step, None)
 
     def decode_for(self, rank: int, gpus: int, latents: Any, given: Any, send: Callable[[Any, Any], None]) -> None:
+        if latents == "broken":
+            raise MemoryError("no room")
         send((rank, gpus), (latents, given))
         if latents == "too many":
             raise Stopped
@@ -186,10 +272,11 @@ BEGINS = (SimpleNamespace(gpus=3), "folder", 2, "store")
         ((("p", "e", "r"), True, True, True), [("p", "on cpu", "r", step) for step in (1, 2, 3)] + ["reset", None]),
         ((("p", "e", None), True, False), [("p", "on cpu", None, step) for step in (1, 2)] + ["reset", None]),
         ((("broken", "e", None),), ["reset", "ValueError: shapes do not fit"]),
-        ((Decode("latents", [1]), None), [((2, 3), ("latents", [1])), "reset", None]),
-        ((Decode("too many", []), None), [((2, 3), ("too many", [])), "reset", None]),
+        ((Decode("latents", [1]), None), [((2, 3), ("latents", [1])), "reset", None, HEARS]),
+        ((Decode("too many", []), None), [((2, 3), ("too many", [])), "reset", None, HEARS]),
+        ((Decode("broken", []), None), ["reset", "MemoryError: no room", HEARS]),
     ],
-    ids=["whole", "stopped", "broken", "decoded", "decoded in part"],
+    ids=["whole", "stopped", "broken", "decoded", "decoded in part", "not decoded"],
 )
 def test_a_follower_does_what_its_leader_does_and_says_when_it_has_ended(
     monkeypatch: pytest.MonkeyPatch, work: tuple[Any, ...], told: list[Any]
@@ -235,3 +322,61 @@ def test_a_follower_sends_no_more_once_its_leader_needs_no_more_and_ends_with_it
     for says in (leader.hear, lambda: leader.tell(None)):
         with pytest.raises(Gone, match="0"):
             says()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_follower_beats_until_its_leader_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, (ours, theirs) = threading.Event(), Pipe()
+
+    def ends(status: int) -> None:
+        ended.set()
+        raise SystemExit(status)
+
+    monkeypatch.setattr(follower, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(follower.os, "_exit", ends)
+    Leader(theirs)
+    assert [ours.recv_bytes() for _ in range(3)] == [group.BEAT] * 3
+    (beats,) = (thread for thread in threading.enumerate() if thread.name == "beat")
+    ours.close()
+    beats.join(PATIENCE)
+    assert ended.is_set() and not beats.is_alive()
+
+
+def test_a_follower_whose_leader_is_killed_ends_even_if_it_hears_nothing_of_that() -> None:
+    """As in the middle of a kernel: here, its pipe stays open."""
+    ours, theirs = Pipe()
+    code = """
+        import subprocess, sys
+        line = [sys.executable, "-m", "adaspa_worker.follower", sys.argv[1]]
+        print(subprocess.Popen(line, pass_fds=[int(sys.argv[1])]).pid, flush=True)
+        input()
+    """
+    line = [sys.executable, "-c", dedent(code), str(theirs.fileno())]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "pass_fds": [theirs.fileno()]}
+    leader: Any = subprocess.Popen(line, **pipes)  # type: ignore[call-overload]
+    theirs.close()
+    pid = int(leader.stdout.readline())
+    ours.send_bytes(group.pickle.dumps(OWN | {"torch": "1.0"}))
+    while (heard := ours.recv_bytes()) == group.BEAT:
+        pass
+    assert group.pickle.loads(heard).endswith(" and 1.0") and alive(pid)
+    leader.kill()
+    leader.wait()
+    until(lambda: not alive(pid), "it ends")
+
+
+def test_a_leader_that_ends_without_closing_its_group_leaves_nothing(made: Made) -> None:
+    code = """
+        from pathlib import Path
+        from types import SimpleNamespace
+        from adaspa_worker import group
+
+        group.FOLLOWER = "playing_follower"
+        whole = group.Group(SimpleNamespace(gpus=3), Path("nowhere"))
+        whole.tell((None, "answer", None))
+        whole.settle()
+        print(*(process.pid for process in whole.processes), whole.store.parent)
+    """
+    *pids, folder = subprocess.check_output([sys.executable, "-c", dedent(code)], text=True, timeout=PATIENCE).split()
+    assert len(pids) == 2 and not Path(folder).exists()
+    until(lambda: not any(alive(int(pid)) for pid in pids), "they end")

@@ -39,6 +39,19 @@ def test_the_peak_is_of_all_that_is_held_at_once(steps: list[tuple[str, int]]) -
     assert measured(run, [there]).peak == max(wanted)
 
 
+def test_tensors_that_take_the_places_of_those_that_are_gone_count() -> None:
+    sizes = [100 * n for n in range(1, 90)]
+
+    def run() -> None:
+        for size in sizes:
+            empty(size)
+        for count in (50, len(sizes)):
+            held = [empty(size) for size in sizes[:count]]
+            del held
+
+    assert measured(run, []).peak == sum(-(-size * FLOAT_BYTES // ROUND) * ROUND for size in sizes)
+
+
 def test_a_convolution_needs_a_copy_of_what_it_reads_and_writes() -> None:
     image, weight = empty(1, 8, 64, 64), empty(16, 8, 3, 3)
     out = 16 * 64 * 64 * FLOAT_BYTES

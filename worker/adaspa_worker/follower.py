@@ -97,9 +97,9 @@ def follow(leader: Leader) -> None:
             error = f"{type(failed).__name__}: {first_line(failed)}"
         finally:
             engine.reset()
-            if isinstance(work, Decode):
-                leader.hear()  # that it needs no more
         leader.tell(error)
+        if isinstance(work, Decode):
+            leader.hear()  # that it needs no more
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ They live and die together: when one is dead or silent, the others are killed.
 
 import contextlib
 import logging
+import math
 import pickle
 import queue
 import subprocess
@@ -28,7 +29,7 @@ BEAT_SECONDS = 1.0
 SILENT_SECONDS = 15.0
 """A process that has beaten before, and not for so long, hangs."""
 ANSWER_SECONDS = 10.0
-"""Seconds that the processes may be apart when they end the same piece of work."""
+"""Seconds that the processes may be apart when they end the same piece of work; also when they fail."""
 BEAT = b"beat"
 FOLLOWER = "adaspa_worker.follower"
 """Module that the others run."""
@@ -73,6 +74,9 @@ class Group:
         self.failure: GroupFailed | None = None
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._pieces: queue.Queue[Any] = queue.Queue()
+        self._error: tuple[float, str] | None = None
+        """Time at which one of the others failed in the work at hand, and how."""
+        self._settles_until = -math.inf
         self._closed = threading.Event()
         self._place = TemporaryDirectory(prefix="adaspa-group-")
         self.store = Path(self._place.name) / "store"
@@ -113,6 +117,7 @@ class Group:
             GroupFailed: they have not within this time, or no longer exist.
         """
         until, errors = time.monotonic() + seconds, []
+        self._settles_until = until
         for _ in self._connections:
             try:
                 answer = self._answers.get(timeout=max(0.0, until - time.monotonic()))
@@ -124,6 +129,7 @@ class Group:
             errors += [answer] if answer else []
         while not self._pieces.empty():  # of work that was broken off
             self._pieces.get()
+        self._error, self._settles_until = None, -math.inf
         return errors
 
     def pieces(self, check: Callable[[], None]) -> Iterator[Any]:
@@ -142,8 +148,8 @@ class Group:
                 check()
                 if self.failure is not None:
                     raise self.failure from None
-                if not self._answers.empty():
-                    raise GroupFailed(f"one process of the group failed: {self._answers.get()}") from None
+                if self._error is not None:
+                    raise GroupFailed(self._error[1]) from None
 
     def close(self) -> None:
         """Kill the others, and wait for their end."""
@@ -172,13 +178,23 @@ class Group:
                     continue
                 heard[connection] = time.monotonic()
                 if content != BEAT:
-                    answer = pickle.loads(content)
-                    (self._pieces if isinstance(answer, Piece) else self._answers).put(answer)
+                    self._take(rank, pickle.loads(content))
             now = time.monotonic()
+            if (error := self._error) is not None and now > max(error[0] + ANSWER_SECONDS, self._settles_until):
+                self._fail(error[1])  # alone: the leader waits in an exchange that does not come
             for connection, at in heard.items():
                 if now - at > SILENT_SECONDS:
                     rank = 1 + self._connections.index(connection)
                     self._fail(f"process {rank} of the group was silent for {SILENT_SECONDS:.0f} s")
+
+    def _take(self, rank: int, answer: Any) -> None:
+        """Keep what one of the others says for whoever waits for it."""
+        if isinstance(answer, Piece):
+            self._pieces.put(answer)
+            return
+        if answer and self._error is None:
+            self._error = time.monotonic(), f"process {rank} of the group failed: {answer}"
+        self._answers.put(answer)
 
     def _fail(self, reason: str) -> None:
         """Note why the group cannot go on, and kill the others: what the leader exchanges with them then breaks off."""
