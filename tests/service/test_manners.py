@@ -58,6 +58,12 @@ def test_an_image_for_a_model_that_takes_none_names_those_that_do(service: Servi
     assert error["param"] == "input_reference" and error["message"].endswith("models that take this image: demo-image")
 
 
+def test_what_no_model_takes_names_none_that_does(service: Service) -> None:
+    sound = {"prompt": "x", "reference_audio": "https://example.com/a.wav"}
+    error = service.http.post("/videos", json=sound).json()["error"]
+    assert error["param"] == "reference_audio" and "models that take" not in error["message"]
+
+
 def test_a_client_is_told_when_to_ask_again(service: Service) -> None:
     def told(answer: Any) -> str | None:
         header: str | None = answer.headers.get("openai-poll-after-ms")

@@ -48,6 +48,21 @@ def test_every_body_and_answer_has_an_example_that_its_schema_allows(document: d
     assert checked > 60
 
 
+def test_every_body_is_described_as_json_and_as_a_form(document: dict[str, Any]) -> None:
+    """FastAPI does not see it: the gateway reads it by itself."""
+    taken = {name for name, operation in operations(document) if "requestBody" in operation}
+    assert taken == {
+        "post /v1/videos",
+        "post /v1/videos/estimate",
+        "post /v1/videos/{video_id}/remix",
+        *(f"post video.{end}" for end in ("completed", "failed", "cancelled")),  # which receivers take
+    }
+    for name, operation in operations(document):
+        if name in taken and "/videos" in name:
+            assert set(operation["requestBody"]["content"]) == {"application/json", "multipart/form-data"}, name
+            assert {"408", "413", "415"} <= operation["responses"].keys(), name
+
+
 def test_every_identifier_in_a_path_has_an_example(document: dict[str, Any]) -> None:
     for name, operation in operations(document):
         for parameter in operation.get("parameters", ()):

@@ -5,13 +5,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from adaspa_api.fields import VideoCreate
 from adaspa_client import Client
 from adaspa_command import adaspa
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
+from adaspa_service.gateway.params import batch
 from jsonschema import Draft202012Validator
-from running_gateway import Service, serving
+from running_gateway import Service, demo_catalog, serving
 
 NEEDED: dict[str, dict[str, Any]] = {"warmup": {"steps": 100}}
 """With what else a field may go up to its limits."""
@@ -116,6 +118,36 @@ def test_sound_is_offered_where_the_model_makes_it_and_told_once_it_is_there(
             done = service.complete(service.claim(client.create("a star", audio=True).id), has_audio=True)
             assert client.get(done.id).has_audio
             assert client.remix(done.id, "a moon").audio
+
+
+def test_a_value_of_the_wrong_type_is_told_what_its_own_model_allows(settings: Settings, tmp_path: Path) -> None:
+    catalog = demo_catalog(tmp_path / "c.json", {"first": {"steps_range": [1, 50]}, "other": {"steps_range": [1, 40]}})
+    with serving(settings.model_copy(update={"catalog": catalog}), tmp_path) as service:
+        for asked, most in (({}, 50), ({"model": "first"}, 50), ({"model": "other"}, 40), ({"model": "none"}, 50)):
+            form = {"prompt": "a star", "steps": "many", **asked}
+            for send in ({"json": form}, {"files": {name: (None, text) for name, text in form.items()}}):
+                error = service.http.post("/videos", **send).json()["error"]  # type: ignore[arg-type]
+                assert error["param"] == "steps" and error["message"].endswith(f"allowed: 1 to {most}"), error
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fps", "frames", "wanted"),
+    [
+        (4, 8, [32, 33], 32),  # of two that fit, the one that the catalog has first
+        (4, 8, [33, 32], 33),
+        (4, 8, [25, 33], 33),
+        (4.125, 8, [33, 34], 33),
+        ("4.125", 8, [34, 33], 34),
+    ],
+)
+def test_a_length_is_the_first_of_the_models_that_fits(
+    seconds: float | str, fps: int, frames: list[int], wanted: int
+) -> None:
+    catalog = Catalog.load(None)
+    own = {"frames": frames, "default_frames": frames[0]}
+    catalog.models["demo"] = catalog.default.model_copy(update=own)
+    asked = VideoCreate.model_validate({"prompt": "a star", "seconds": seconds, "fps": fps})
+    assert [params.num_frames for params in batch(asked, catalog)] == [wanted]
 
 
 def test_an_image_is_required_by_a_model_that_does_nothing_without(settings: Settings, tmp_path: Path) -> None:

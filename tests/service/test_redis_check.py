@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import redis
 from adaspa_jobs import redis_check
 from adaspa_jobs.settings import Settings
 from adaspa_service.cli.doctor import State, set_redis
+from adaspa_service.gateway.__main__ import check_redis
 from redis_pair import RIGHTS
 from valkey_process import start_valkey
 from waiting import until
@@ -166,3 +168,17 @@ def test_a_wrong_password_is_said(server: redis.Redis) -> None:
     found = redis_check.look(settings(server, "adaspa:hunter2@")).problems
     assert [problem.mend for problem in found] == ["correct user and password"]
     assert "hunter2" not in str(found)
+
+
+def test_a_gateway_tells_all_that_keeps_it_from_starting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, warning, second = (redis_check.Problem(name, "mend it", name != "b") for name in "abc")
+    found = [first, warning, second]
+    monkeypatch.setattr(redis_check, "look", lambda _: SimpleNamespace(problems=found))
+    with pytest.raises(SystemExit) as ended:
+        check_redis(Settings())
+    told = capsys.readouterr().err.splitlines()
+    assert (ended.value.code, told) == (1, [f"adaspa gateway: {each}" for each in (first, second)])
+    found = [warning]
+    assert check_redis(Settings()) == [warning] and capsys.readouterr().err == ""

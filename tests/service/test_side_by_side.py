@@ -163,6 +163,34 @@ def test_who_follows_hears_of_all_that_comes_whoever_else_comes_and_goes(monkeyp
     asyncio.run(play(Random(seed)))
 
 
+def test_who_goes_while_news_of_its_job_come_takes_nobody_along() -> None:
+    class Held(Streams):
+        """Answers once that is let through."""
+
+        through = asyncio.Event()
+
+        async def xread(self, streams: Any, count: int, block: int) -> list[Any]:
+            await self.through.wait()
+            self.through.clear()
+            return await super().xread(streams, count, block)
+
+    async def play() -> None:
+        streams = Held()
+        streams.kept = {"adaspa:events:a": [1], "adaspa:events:b": [2]}
+        news = Feed(streams)  # type: ignore[arg-type]
+        with news.following("b", "0") as stays:
+            assert await stays.wait()
+            with news.following("a", "0"):
+                await settled()  # a read for both is under way
+            streams.through.set()
+            assert await asyncio.wait_for(stays.wait(), PATIENCE)
+            streams.kept["adaspa:events:b"].append(3)
+            streams.through.set()
+            assert await asyncio.wait_for(stays.wait(), PATIENCE), "and it goes on"
+
+    asyncio.run(play())
+
+
 def test_each_follower_is_woken_about_every_second_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, woken, count = Clock(), list[list[float]](), 25
     monkeypatch.setattr(feed, "time", clock)

@@ -108,6 +108,15 @@ def test_a_job_is_seen_step_by_step_to_its_end(service: Service) -> None:
     assert done["expires_at"] - done["completed_at"] == 7 * 86400
 
 
+def test_what_was_asked_is_shown_whatever_a_worker_tells_of_its_progress(service: Service) -> None:
+    asked = service.create(steps=10)
+    lease = service.claim(asked["id"])
+    for told in (Progress(phase="loading"), Progress(phase="denoising", step=3, steps=7)):
+        service.store.report_progress(lease, told)
+        shown = service.http.get(f"/videos/{asked['id']}").json()
+        assert (shown["steps"], shown["step"]) == (10, told.step)
+
+
 def test_what_the_model_took_of_the_texts_is_told_from_their_encoding_on(service: Service) -> None:
     video_id = service.create(negative_prompt="grey")["id"]
     lease = service.claim(video_id)
