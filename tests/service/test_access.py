@@ -366,7 +366,7 @@ def test_every_request_of_a_limited_key_counts_once(
         answers = [one.http.request(method, path.format(id=job.id), **asked) for _ in range(3)]
         told = [answer.headers["x-ratelimit-remaining-requests"] for answer in answers]
         assert (told, answers[2].status_code) == (["1", "0", "0"], 429), path
-        assert 29 <= int(answers[2].headers["retry-after"]) <= 30, path
+        assert 1 <= int(answers[2].headers["retry-after"]) <= 30, path
         assert scoped or {answer.status_code for answer in answers[:2]} == {403}, path
 
 

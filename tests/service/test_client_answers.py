@@ -392,7 +392,7 @@ def test_a_stream_outlasts_a_gateway_that_is_busy_or_starts_anew_and_no_refusal(
 
 def test_a_stream_that_went_silent_is_taken_up_anew(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (sync, asynchronous):
-        monkeypatch.setattr(module, "QUIET_SECONDS", 0.2)
+        monkeypatch.setattr(module, "QUIET_SECONDS", 0.5)
     again, came = threading.Event(), list[bool]()
 
     def silent(wire: BaseHTTPRequestHandler) -> None:

@@ -199,6 +199,7 @@ def test_what_is_under_way_when_it_stops_is_waited_for_and_nothing_more_begins(
     stopping.start()
     until(stage.one._stopping.is_set, "it is told to stop")
     second = stage.owed()
+    assert stopping.is_alive(), "it waits"
     released.set()
     stopping.join()
     assert [call.video_id for call in stage.receiver.calls] == [first]
