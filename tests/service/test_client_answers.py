@@ -1,6 +1,7 @@
 """The Python clients before servers that answer otherwise than a gateway at its best: busy, away, cut off, changed."""
 
 import json
+import pickle
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -245,6 +246,8 @@ def test_a_refusal_has_its_kind_whoever_words_it(status: int) -> None:
         def refused(body: str, after: dict[str, str] = after, seconds: float = seconds) -> tuple[Any, ...]:
             error = api_error(httpx.Response(status, text=body, headers=after))
             assert type(error) is KINDS[status] and (error.status, error.retry_after) == (status, seconds), body
+            sent = pickle.loads(pickle.dumps(error))  # as from a pool's process to the program
+            assert (type(sent), vars(sent), str(sent)) == (type(error), vars(error), str(error))
             return str(error), error.message, error.code, error.param
 
         assert refused(json.dumps({"error": ours})) == ("m", "m", "c", "p")

@@ -138,6 +138,11 @@ def test_each_way_to_give_an_image_names_the_same_field(connect: Any) -> None:
                     assert f'"{name}"' in seen[-1]
                     bodies.append("filename=" in seen[-1])
             assert bodies == [False, True] * 2
+            asked = len(seen)
+            for ask in (client.create, lambda prompt, **images: client.create_batch(prompt, 2, **images)):
+                with pytest.raises(TypeError, match=f"^{short} and {name} are the same; allowed: one of the two$"):
+                    ask("a star", **{short: b"one", name: b"another"})
+            assert len(seen) == asked
 
 
 def test_an_idempotency_key_makes_one_of_two_requests(service: Service, connect: Any) -> None:

@@ -13,8 +13,11 @@ class ApiError(Exception):
     def __init__(
         self, status: int, message: str, code: str | None = None, param: str | None = None, retry_after: float = 0.0
     ) -> None:
-        super().__init__(message)
+        super().__init__(status, message, code, param, retry_after)  # all, because it is pickled by its arguments
         self.status, self.message, self.code, self.param, self.retry_after = status, message, code, param, retry_after
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class BadRequest(ApiError):

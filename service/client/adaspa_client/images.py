@@ -26,10 +26,16 @@ def body_of(fields: Mapping[str, Any], image: Image | None, last_image: Image | 
 
     Raises:
         OSError: a file cannot be read.
+        TypeError: an image is given under both its names.
     """
-    given = dict.fromkeys(ROLES) | {"input_reference": image, "last_frame": last_image}
-    both = {name: fields.get(name) if image is None else image for name, image in given.items()}
-    images = {name: image for name, image in both.items() if image is not None}
+    given = {name: fields.get(name) for name in ROLES}
+    for short, name, value in (("image", "input_reference", image), ("last_image", "last_frame", last_image)):
+        if value is None:
+            continue
+        if given[name] is not None:
+            raise TypeError(f"{short} and {name} are the same; allowed: one of the two")
+        given[name] = value
+    images = {name: value for name, value in given.items() if value is not None}
     urls = {name: each for name, each in images.items() if is_url(each)}
     files = {name: named(each) for name, each in images.items() if name not in urls}
     asked = {name: value for name, value in fields.items() if name not in images} | urls

@@ -76,7 +76,8 @@ class Client:
 
         Raises:
             BadRequest: a field is wrong.
-            TypeError: ``n`` is given, which makes several videos: `create_batch`.
+            TypeError: ``n`` is given, which makes several videos: `create_batch`. Or an image is given twice, as
+                ``image`` and as ``input_reference``.
         """
         if "n" in fields:
             raise TypeError("create makes one video and takes no n; create_batch makes several")
