@@ -53,12 +53,12 @@ TIMED: dict[str, Any] = {
 }
 """What an earlier job took."""
 TOLD = {"code": "generation_failed", "message": "as it was told"}
-LIMITS = {"lease_seconds": 30.0, "max_attempts": 2, "queue_cap": 4, "result_ttl_seconds": 600.0, "bulk_share": 0.2}
+LIMITS = {"max_attempts": 2, "queue_cap": 4, "result_ttl_seconds": 600.0, "bulk_share": 0.2}
 LIMITS |= {"queue_seconds": 900.0, "unserved_seconds": 300.0}
 HOUR_MS = 3_600_000
 WAIT_MS, UNSERVED_MS, AWAITED_MS = 900_000, 300_000, 120_000
-LOOKED_MS = 9_000
-"""Between two looks of janitors who look all the while."""
+LOOKED_MS = {30.0: 9_000, 6.0: 2_900}
+"""By the seconds of a lease, the time between two looks of janitors that counts as if they looked all the while."""
 HOLDS_MS, COUNTS_MS, AGAIN_MS = 60_000, 20_000, 10_000
 SKIPPED_MS = 400 * 24 * HOUR_MS
 UNKNOWN = "video_" + "0" * 32
@@ -139,11 +139,12 @@ class Drawn:
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
+        self.lease_seconds = self.random.choice([*LOOKED_MS])
         with simulated_clock():
-            self.store = JobStore(self.client, **LIMITS)  # type: ignore[arg-type]
+            self.store = JobStore(self.client, lease_seconds=self.lease_seconds, **LIMITS)  # type: ignore[arg-type]
             deliveries = {"attempt_seconds": ATTEMPT_MS / 1000, "dead_seconds": DEAD_MS / 1000}
             self.deliveries = DeliveryStore(self.client, **deliveries, kept=KEPT, owner_attempts=OWNER_ATTEMPTS)
-        milliseconds = {"lease_ms": 30_000, "ttl_ms": 600_000}
+        milliseconds = {"lease_ms": round(self.lease_seconds * 1000), "ttl_ms": 600_000}
         of_both = {name: LIMITS[name] for name in ("max_attempts", "queue_cap", "bulk_share")}
         self.wanted = Reference(**milliseconds, **of_both)  # type: ignore[arg-type]
         self.wanted.us = 1_800_000_000_000_000 + self.random.randrange(86_400_000_000)
@@ -221,12 +222,13 @@ class Drawn:
 
     def time_passes(self) -> None:
         steps = (50, 400, 1_000, 1_000, 2_500, 9_000, 9_000, 9_000, 31_000, -5_000, -8_000)
-        looked = int(self.wanted.keys.get("swept_at") or self.wanted.now)  # it may be set back, but not behind it
-        step = self.random.choice((*steps, *steps, (looked - self.wanted.now) // 2, 30_000, 310_000, 910_000))
+        swept_at = int(self.wanted.keys.get("swept_at") or self.wanted.now)  # it may be set back, but not behind it
+        step = self.random.choice((*steps, *steps, (swept_at - self.wanted.now) // 2, 30_000, 310_000, 910_000))
         self.say(step)
         if step in (30_000, 310_000, 910_000):  # janitors look all the while, and workers and gateways do nothing
-            for _ in range(0, step, LOOKED_MS):
-                self.wanted.us += LOOKED_MS * 1000
+            looked = LOOKED_MS[self.lease_seconds]
+            for _ in range(0, step, looked):
+                self.wanted.us += looked * 1000
                 self.tell_time()
                 self.agree("what is to be requeued", sorted(self.store.requeue_expired()), self.requeued())
         else:

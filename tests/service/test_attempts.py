@@ -230,6 +230,7 @@ def test_a_job_that_loses_every_worker_fails(valkey: redis.Redis, params: Params
     failed = record(store, job.id)
     assert failed.error is not None
     assert (failed.status, failed.error.code, failed.lost_attempts) == (JobStatus.failed, ErrorCode.worker_lost, 2)
+    assert failed.error.message == "The job lost its worker 2 times."
     assert nothing_is_held(store)
 
 
@@ -274,6 +275,15 @@ def test_every_transition_and_step_is_an_event(store: JobStore, params: Params) 
     store.complete(lease, VIDEO, REPORT, {})
     events: Any = store.client.xrange(f"adaspa:events:{lease.job.id}")
     assert [fields[b"type"] for _, fields in events] == [b"queued", b"in_progress", b"progress", b"completed"]
+
+
+def test_of_a_job_of_very_many_steps_the_latest_thousand_events_are_kept(store: JobStore, params: Params) -> None:
+    lease = claimed(store, create(store, params(steps=1500)))
+    for step in range(0, 1500, 100):
+        store.report_progress(lease, *[Progress(phase="denoising", step=step + n, steps=1500) for n in range(1, 101)])
+    events: Any = store.client.xrange(f"adaspa:events:{lease.job.id}")
+    steps = [json.loads(fields[b"progress"])["step"] for _, fields in events]
+    assert 1000 <= len(steps) < 1200 and steps == [*range(1501 - len(steps), 1501)]
 
 
 def test_a_job_that_no_worker_can_read_is_given_up_and_holds_none(store: JobStore, params: Params) -> None:

@@ -54,6 +54,18 @@ def test_a_clock_that_is_set_costs_no_job_anything(store: JobStore, params: Para
     assert again.job.ran_ms < 2 * LIMIT * 1000, "what an attempt ran is not counted by the clock either"
 
 
+def test_a_job_whose_turn_did_not_come_in_time_says_so_even_if_no_worker_came(
+    valkey: redis.Redis, params: Params
+) -> None:
+    store = JobStore(valkey, queue_seconds=2 * LIMIT, unserved_seconds=LIMIT)
+    job = create(store, params())
+    let_time_pass(valkey, 2 * LIMIT + 1)
+    assert store.time_out() == [job.id] and store.time_out() == []
+    failed = record(store, job.id)
+    assert failed.error is not None and failed.error.code == "queue_timeout"
+    assert failed.error.message == f"No worker took the job within {2 * LIMIT:.0f} s."
+
+
 def test_janitors_that_find_nothing_to_do_write_nothing(store: JobStore) -> None:
     def round_of_all() -> None:
         sweep(store)
@@ -91,6 +103,7 @@ def test_jobs_of_a_model_that_no_worker_serves_fail_in_their_own_time_and_with_t
     assert store.time_out() == [bulk.id], "a queue that is served may take its time"
     failed = record(store, bulk.id)
     assert failed.error is not None and failed.error.code == "model_not_served"
+    assert failed.error.message == f"No worker served the model's queue for {LIMIT:.0f} s."
     let_time_pass(valkey, LIMIT + 1)
     late = create(store, params())
     assert store.time_out() == [first.id], "its worker has gone; a new job waits for another to start"

@@ -275,6 +275,18 @@ def test_a_worker_learns_how_many_bells_its_queues_lack(store: JobStore, params:
     assert store.announce(demo, "worker-2") == {Priority.interactive: 0, Priority.bulk: 2}
 
 
+def test_no_worker_is_to_ring_for_long(store: JobStore, params: Params) -> None:
+    demo, rung = Catalog.load(None).default, []
+    store.admit_all([params()] * 230, priority=Priority.bulk)
+    for worker in range(4):
+        bells = store.announce(demo, f"worker-{worker}")
+        for _ in range(bells[Priority.bulk]):
+            store.client.rpush("generate.demo:bulk", "a bell")
+        store.client.delete("adaspa:rung")  # a while later
+        rung.append(bells[Priority.bulk])
+    assert rung == [100, 100, 30, 0]
+
+
 def test_a_store_keeps_to_every_limit_that_is_set(valkey: redis.Redis, redis_url: str) -> None:
     limits: dict[str, Any] = {
         **{"lease_seconds": 11.0, "max_attempts": 7, "queue_cap": 13, "result_ttl_seconds": 3700.0},
