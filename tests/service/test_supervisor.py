@@ -61,6 +61,9 @@ TCPServer.allow_reuse_address = True
 TCPServer((os.environ["ADASPA_HOST"], int(os.environ["ADASPA_PORT"])), Handler).serve_forever()
 """
 WORKER = """
+import time
+time.sleep(float(os.environ.get("SLOW", 0)))
+tell(ready=True)
 open(os.environ["ADASPA_HEARTBEAT_FILE"], "w").close()
 while True:
     signal.pause()
@@ -176,12 +179,18 @@ def test_a_part_that_ends_is_started_again_as_it_was(
         assert said == [f"{name} ended (SIGKILL); restarting it in 0 s" for name in ("gateway", "worker")]
 
 
+def test_a_worker_is_waited_for_though_it_was_ready_an_earlier_time(
+    short_folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, slow in enumerate(("0", "1"), 1):
+        monkeypatch.setenv("SLOW", slow)
+        with supervisor(short_folder, None):
+            assert [line for line in told.lines() if "ready" in line] == [{"name": "worker", "ready": True}] * number
+
+
 def test_a_part_that_does_not_start_ends_all_others(
     short_folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though its heartbeat of an earlier time is there."""
-    with supervisor(short_folder, None):
-        pass
     monkeypatch.setenv("BROKEN", "worker")
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     failing = supervisor(short_folder, None)
