@@ -11,6 +11,7 @@ from adaspa_api.words import OutputFormat
 from adaspa_jobs.job import JobParams
 from adaspa_worker import formats
 from adaspa_worker.encode import VideoWriter, encode
+from adaspa_worker.formats.webp import HAS_EXIF
 from adaspa_worker.recipe import NoRecipe, read_recipe, write_recipe
 from adaspa_worker.sound import Sound
 from clips import durations_of, frames_of, sound_of, tones
@@ -95,6 +96,41 @@ def test_a_clip_that_stands_still_carries_its_recipe_too(tmp_path: Path, output:
     encode([np.full((48, 64, 3), 90, np.uint8)] * count, writer)
     assert formats.of(output).read_comment(path) == "kept"
     assert np.abs(frames_of(path).astype(int) - 90).max() < 4
+
+
+def chunks_of(content: bytes) -> list[tuple[bytes, bytes]]:
+    """Names and data of a RIFF file's chunks; each begins at an even place (Google's WebP container specification)."""
+    assert content[:4] == b"RIFF" and content[8:12] == b"WEBP" and len(content) % 2 == 0
+    assert int.from_bytes(content[4:8], "little") == len(content) - 8
+    found, at = [], 12
+    while at < len(content):
+        size = int.from_bytes(content[at + 4 : at + 8], "little")
+        found.append((content[at : at + 4], content[at + 8 : at + 8 + size]))
+        at += 8 + size + size % 2
+    assert at == len(content)
+    return found
+
+
+@pytest.mark.parametrize("length", range(4))
+@pytest.mark.parametrize("levels", [LEVELS, [90, 90, 90]], ids=["moving", "still"])
+def test_a_webp_is_whole_whatever_the_length_of_its_comment(tmp_path: Path, length: int, levels: list[int]) -> None:
+    path, comment = tmp_path / "video.webp", "recipe"[:length]
+    writer = VideoWriter(path, OutputFormat.webp, width=64, height=48, fps=5, num_frames=len(levels), comment=comment)
+    encode((np.full((48, 64, 3), level, np.uint8) for level in levels), writer)
+    (head, about), *others = chunks_of(path.read_bytes())
+    assert head == b"VP8X" and about[0] & HAS_EXIF, "readers look there whether there is a comment"
+    assert (about[4:7], about[7:10]) == ((63).to_bytes(3, "little"), (47).to_bytes(3, "little"))
+    assert others[-1][0] == b"EXIF" and formats.of(OutputFormat.webp).read_comment(path) == comment
+    assert len(frames_of(path)) >= 1
+
+
+def test_a_gif_carries_a_comment_of_any_length(tmp_path: Path) -> None:
+    """Which it has in blocks of 255 bytes."""
+    for length in (1, 254, 255, 256, 510, 511):
+        path, comment = tmp_path / f"{length}.gif", "recipe"[:1] * length
+        assert formats.of(OutputFormat.gif).read_comment(write(path, OutputFormat.gif, comment=comment)) == comment
+        assert len(frames_of(path)) == len(LEVELS)
+    assert len([*tmp_path.iterdir()]) == 6, "nothing is left beside them"
 
 
 @pytest.mark.parametrize("output", list(OutputFormat))

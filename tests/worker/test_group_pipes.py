@@ -371,7 +371,7 @@ def test_a_leader_that_ends_without_closing_its_group_leaves_nothing(made: Made)
         from types import SimpleNamespace
         from adaspa_worker import group
 
-        group.FOLLOWER = "playing_follower"
+        group.FOLLOWER, group.SILENT_SECONDS = "playing_follower", float("inf")
         whole = group.Group(SimpleNamespace(gpus=3), Path("nowhere"))
         whole.tell((None, "answer", None))
         whole.settle()

@@ -127,9 +127,10 @@ def program(monkeypatch: pytest.MonkeyPatch, small: Params, tmp_path: Path) -> C
             patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(jobs.encode())))
             patch.setattr(sys, "stdout", lines)
             patch.setattr(sys, "stderr", rest)
-            patch.setattr(local, "make_all", ends)
-            patch.setattr(local.kernel_cache, "use", lambda settings: None)
-            patch.setattr(local.allocator, "use", lambda: None)
+            before = list[str]()
+            patch.setattr(local, "make_all", lambda *given: (before.append("jobs"), ends(*given)))
+            patch.setattr(local.kernel_cache, "use", lambda settings: before.append("kernel cache"))
+            patch.setattr(local.allocator, "use", lambda: before.append("allocator"))
             patch.setattr(local.signal, "signal", lambda *_: None)
             try:
                 local.main()
@@ -137,6 +138,7 @@ def program(monkeypatch: pytest.MonkeyPatch, small: Params, tmp_path: Path) -> C
                 status = ended.code
             else:
                 status = 0
+        assert before == ["kernel cache", "allocator", "jobs"], "PyTorch looks at both when it loads"
         return status, [json.loads(line) for line in out.read_text().splitlines()]
 
     return run

@@ -12,7 +12,7 @@ from adaspa_jobs.job import JobParams
 from adaspa_worker.engines.steps import Denoising, Step
 from adaspa_worker.latent_rgb import PATCH, LatentRGB, fit_to, random_clips
 from adaspa_worker.pipeline import Engine
-from adaspa_worker.preview import MAX_BYTES, MAX_FRAMES, MAX_SIDE, SHARE, Previews, to_webp
+from adaspa_worker.preview import EVERY_SECONDS, MAX_BYTES, MAX_FRAMES, MAX_SIDE, SHARE, Previews, to_webp
 from diffusers import CogVideoXDDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from PIL import Image
 
@@ -45,6 +45,46 @@ def test_a_preview_is_a_small_moving_picture_of_bounded_size(count: int, height:
         assert picture.format == "WEBP" and max(picture.size) <= MAX_SIDE
         frames = getattr(picture, "n_frames", 1)
         assert 1 <= frames <= MAX_FRAMES
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8, 9, 33])
+def test_a_preview_plays_as_long_as_the_clip_from_its_first_frame_to_its_last(count: int) -> None:
+    levels = np.linspace(20, 235, count).round().astype(np.uint8)
+    image = to_webp(np.broadcast_to(levels[:, None, None, None], (count, 64, 96, 3)).copy(), 4.0)
+    shown, lasting = [], []
+    with Image.open(io.BytesIO(image)) as picture:
+        assert picture.size == (96, 64), "a small one stays as it is"
+        for index in range(getattr(picture, "n_frames", 1)):
+            picture.seek(index)
+            picture.load()
+            shown.append(int(np.asarray(picture.convert("RGB")).mean().round()))
+            lasting.append(picture.info.get("duration", 0))
+        assert count == 1 or picture.info["loop"] == 0
+    assert len(shown) == min(count, MAX_FRAMES) and shown == sorted(shown)
+    assert abs(shown[0] - int(levels[0])) <= 2 and abs(shown[-1] - int(levels[-1])) <= 2
+    assert count == 1 or abs(sum(lasting) - 4000) <= MAX_FRAMES
+
+
+@pytest.mark.parametrize(("cost", "shows"), [(0.5, True), (0.5, False), (0.01, True)])
+def test_what_a_preview_costs_is_what_the_next_one_waits_for(cost: float, shows: bool) -> None:
+    """Whether it showed anything or not; and the first one waits for its second, too."""
+    now, taken = 0.0, list[float]()
+
+    def make() -> np.ndarray | None:
+        nonlocal now
+        now += cost
+        return np.zeros((2, 8, 8, 3), np.uint8) if shows else None
+
+    previews = Previews(make, 4.0, clock=lambda: now)
+    while now < 120:
+        now += 0.05
+        if previews.due():
+            taken.append(now)
+            assert (previews.take() is not None) == shows
+    assert taken[0] == pytest.approx(1.0, abs=0.06)
+    gap = max(EVERY_SECONDS + cost, cost / SHARE)
+    assert all(b - a == pytest.approx(gap, abs=0.12) for a, b in pairwise(taken[1:]))
+    assert previews.spent == pytest.approx(cost * len(taken))
 
 
 def test_a_map_is_found_that_shows_what_a_linear_vae_has_encoded() -> None:

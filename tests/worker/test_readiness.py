@@ -161,6 +161,18 @@ def test_a_worker_warms_up_and_has_a_limit_with_a_gpu_or_where_it_is_told(
             assert (warms_up(settings), has_limit(settings)) == (warms, limited), (gpu, warm, limit)
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_there_is_a_gpu_where_nvidias_driver_is(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    def load(name: str) -> object:
+        assert name == "libcuda.so.1"
+        if not there:
+            raise OSError("cannot open shared object file")
+        return object()
+
+    monkeypatch.setattr(readiness.ctypes, "CDLL", load)
+    assert readiness.has_gpu() == there
+
+
 @pytest.mark.parametrize("warm", [True, False])
 @pytest.mark.parametrize("limit", [None, 10**9])
 def test_a_child_reckons_what_fits_and_then_loads_where_each_is_wanted(
