@@ -200,6 +200,54 @@ def test_an_adapter_leaves_the_memory_when_others_were_used_since(
     assert 20 < len(reads) < 60
 
 
+@pytest.fixture(scope="module")
+def apart(low: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], Any]]:
+    """Catalog entries of adapters for both experts or one, of other ranks and layers, and what each adds by layer."""
+    folder, made = tmp_path_factory.mktemp("apart"), {}
+    for seed, (name, expert, layers, rank, biased) in enumerate(
+        [("a", "both", WAN, 4, False), ("b", "first", WAN[:6], 2, True), ("c", "second", WAN[5:9], 8, False)]
+    ):
+        ranks = low(layers, rank=rank, seed=seed)
+        biases = {layer: torch.full((len(b),), 0.5) for layer, (_, b) in ranks.items()} if biased else {}
+        tensors = diffusers(ranks) | {f"transformer.{layer}.lora_B.bias": bias for layer, bias in biases.items()}
+        own = entry(folder / f"{name}.safetensors", tensors, expert=expert)
+        made[name] = own, {layer: (b @ a, biases.get(layer, torch.zeros(1))) for layer, (a, b) in ranks.items()}
+    return made
+
+
+@pytest.mark.parametrize("names", ["abc", "b", "c"])
+@pytest.mark.parametrize("compiled", [False, True])
+@torch.no_grad()
+def test_each_expert_has_the_sum_of_the_jobs_adapters_that_are_for_it(
+    tiny_pipeline: Path, apart: dict[str, tuple[dict[str, Any], Any]], names: str, compiled: bool
+) -> None:
+    """By layer, over jobs in a row; a layer that none of the catalog's changes stays as it is."""
+    plain = WanPipeline.from_pretrained(tiny_pipeline).transformer
+    experts = [WanPipeline.from_pretrained(tiny_pipeline).transformer for _ in range(2)]
+    own = [apart[name][0] for name in names]
+    spec = model_spec(tiny_pipeline, loras=own, max_loras=len(own), compile=compiled, memory={"dtype": "float32"})
+    served, choices = Loras(ModelSpec.model_validate(spec), WanPipeline, experts), random.Random(1)
+    shapes: dict[tuple[int, str], set[tuple[int, ...]]] = {}
+    for turn in range(6):
+        some = choices.sample(names, choices.randint(0, len(names))) if turn else list(names)
+        uses = [LoraUse(name=name, scale=choices.choice([0.3, 1.5, -0.5, 0.0])) for name in some]
+        served.use(uses)
+        for place, expert in enumerate(experts):
+            here = [use for use in uses if apart[use.name][0]["expert"] in ("both", ("first", "second")[place])]
+            for layer in WAN:
+                module, base = expert.get_submodule(layer), plain.get_submodule(layer)
+                inputs = torch.randn(3, base.in_features)
+                wanted = base(inputs)
+                for use in here:
+                    weight, bias = apart[use.name][1].get(layer, (None, None))
+                    wanted = wanted if weight is None else wanted + use.scale * (inputs @ weight.T + bias)
+                torch.testing.assert_close(module(inputs), wanted, atol=1e-4, rtol=1e-4)
+                if hasattr(module, "lora_A"):
+                    shapes.setdefault((place, layer), set()).add(tuple(module.lora_A["job"].weight.shape))
+    assert {place for place, _ in shapes} == ({0, 1} if names == "abc" else {"bc".index(names)})
+    assert all(len(found) == 1 for found in shapes.values()) or not compiled, "a graph knows one size"
+
+
 def test_an_adapter_from_a_storage_is_fetched_once_and_kept_only_if_it_is_the_one(
     tiny_pipeline: Path, loras: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

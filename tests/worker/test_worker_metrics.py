@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from adaspa_api.report import AttentionReport
 from adaspa_worker import __main__ as program
 from adaspa_worker import metrics
 from adaspa_worker.attempt import Attempt
 from gateway_process import taken_port
+from prometheus_client import REGISTRY
 
 GIB = 2**30
 SAID = {
@@ -42,6 +44,31 @@ def test_a_gpus_memory_is_noted_once_a_job_has_left_it(monkeypatch: pytest.Monke
         assert done == (["reset", "noted"] if there else ["reset"]) and gauges() == (SAID if there else {})
     finally:
         metrics.gpu_bytes.clear()
+
+
+def test_each_job_counts_once_with_what_its_report_says() -> None:
+    """A figure that the report lacks is none, and not zero; jobs that fell back are counted, not their reasons."""
+    steps = {"dense_steps": 1, "search_steps": 1, "sparse_steps": 2}
+    common = steps | {"dense_seconds": 0.1, "search_seconds": 0.1, "sparse_seconds": 0.1}
+    reports = [
+        {"density": 0.5, "attention_work": 0.6, "recall": 0.9, "cache_bytes": 70},
+        {"density": 1.0, "fell_back": ["layer 1: no room", "layer 2: no room"], "cache_bytes": 0},
+        {"density": 0.25, "recall": 0.0, "attention_work": 0.3, "fell_back": ["layer 0: no pattern"], "cache_bytes": 9},
+    ]
+    model = "each-job-counts-once"
+    for report in reports:
+        metrics.observe_report(model, AttentionReport.model_validate(common | report))
+    wanted = {
+        "density_sum": 1.75,
+        "density_count": 3,
+        "attention_work_sum": pytest.approx(0.9),
+        "attention_work_count": 2,
+        "recall_sum": pytest.approx(0.9),
+        "recall_count": 2,
+        "fell_back_total": 2,
+        "cache_bytes": 9,
+    }
+    assert {name: REGISTRY.get_sample_value(f"adaspa_{name}", {"model": model}) for name in wanted} == wanted
 
 
 def test_a_port_that_is_taken_is_named_before_the_worker_starts(capsys: pytest.CaptureFixture[str]) -> None:
