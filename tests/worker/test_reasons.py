@@ -495,3 +495,14 @@ def test_a_hanging_attempt_ends_its_process_also_where_redis_is_away(
         assert at.ended.is_set()
         waited = 0 if isinstance(reason, LeaseLost) else 50 + lease.STOPPING_SECONDS
         assert waited <= clock.now - began <= waited + 2.1
+
+
+@pytest.mark.parametrize("every", [2.0, 5.0])
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9])
+def test_a_cancel_is_heard_in_time_after_the_last_step(clock: Clock, every: float, share: float) -> None:
+    """However long before the next question the step was told: the thread wakes each second."""
+    store = Store(clock)
+    keeps, began, step = keeper(store, every=every), clock.now, share * every
+    lived(keeps, clock, 30.0, (step, lambda: keeps.report(denoised(1))))
+    questions = [when - began for when, name in store.asked if name != "report_progress"]
+    assert step + every <= questions[0] < step + every + 1.01
