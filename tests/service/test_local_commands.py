@@ -158,6 +158,21 @@ def test_jobs_are_those_that_a_gateway_would_make(own: Path, capsys: pytest.Capt
     assert not list(own.iterdir())
 
 
+def test_a_catalog_that_cannot_be_read_and_what_is_not_installed_are_told_in_one_line(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "catalog.json").write_text("[{")
+    for ask in (lambda: resolved("a star", 1, {}), lambda: chosen(None, with_image=False)):
+        with pytest.raises(SystemExit, match="1"):
+            ask()
+        assert f"adaspa: catalog {tmp_path / 'catalog.json'}: " in (told := capsys.readouterr().err)
+        assert told.count("\n") == 1
+    monkeypatch.setattr(local, "NEEDED", ("fastapi", "not_there"))
+    with pytest.raises(SystemExit, match="1"):
+        resolved("a star", 1, {})
+    assert capsys.readouterr().err.startswith("adaspa: --local: not_there not installed; ")
+
+
 def test_images_of_a_job_are_files_of_any_size_or_what_a_gateway_takes(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,6 @@ from adaspa_jobs.settings import Settings
 from adaspa_service.cli import app, main
 from adaspa_service.cli.server import checked
 from running_gateway import FILES, Service, demo_catalog, serving
-from typer import BadParameter
 from typer.testing import CliRunner
 from waiting import PATIENCE, until
 
@@ -282,19 +281,39 @@ def test_words_are_completed_by_what_begins_so_and_not_at_all_without_a_server(s
     assert completed(f"adaspa delete {made[0]}") == {made[0]}
     assert completed("adaspa generate --model ") >= {"demo"}
     assert completed("adaspa generate --model x") == completed("adaspa cancel none") == set()
-    for server in (NOWHERE, "nonsense"):
+    for server in (NOWHERE, "nonsense", "http://a.example:80a"):
         assert completed("adaspa cancel ", server) == set()
 
 
-@pytest.mark.parametrize("server", ["http://a.example", "http://a.example/", "https://a.example:8443/service/"])
+@pytest.mark.parametrize(
+    "server",
+    [
+        *("http://a.example", "http://a.example/", "https://a.example:8443/service/", "HTTP://localhost:1"),
+        *("http://[::1]:8000", "http://zoë.example:65535"),
+    ],
+)
 def test_an_address_may_end_with_a_slash(server: str) -> None:
     assert checked(server) == server.rstrip("/")
 
 
-@pytest.mark.parametrize("server", ["", "a.example", "ftp://a.example", "//a.example", "localhost:8000"])
-def test_an_address_is_one_of_http(server: str) -> None:
-    with pytest.raises(BadParameter, match=r"allowed: http://\.\.\. or https://\.\.\."):
-        checked(server)
+@pytest.mark.parametrize("command", ["jobs", "token", "open"])
+def test_an_address_is_one_of_http(command: str) -> None:
+    for server in (
+        *("", "a.example", "ftp://a.example", "//a.example", "localhost:8000", "http://", "http:///a", "http://:8000"),
+        *("http://a.example:80a", "http://a.example:65536", "http://a.example:0", "http://a.example:-1"),
+        *("http://a.example\r", "http://a..example", "http://xn--", f"http://{'a' * 64}.example", "http://[::1"),
+    ):
+        done = CliRunner().invoke(app, [command, "--server", server])
+        said = " ".join(done.stderr.replace("│", " ").split())
+        assert done.exit_code == 2 and "--server" in said and "a URL; allowed: http://... or https://..." in said, said
+
+
+def test_words_that_are_no_text_are_a_mistake_in_the_command_line(service: Service) -> None:
+    """As a name from a file in Latin-1: it comes as half a surrogate pair."""
+    for asked in (("generate", "Zo\udceb"), ("keys", "create", "--name", "\udceb"), ("show", "\udceb")):
+        said = printed(service, *asked, status=2)
+        assert said == f"adaspa: {asked[-1]!r} is not UTF-8; allowed: UTF-8\n"
+    assert ids(service) == []
 
 
 @pytest.mark.parametrize(

@@ -76,9 +76,19 @@ for name, group in GROUPS.items():
     app.add_typer(group, cls=Group, name=name, rich_help_panel="Operators")
 
 
+def check_text(arguments: list[str]) -> None:
+    """End the command at an argument that is not UTF-8, which no request and no line of output could carry."""
+    for given in arguments:
+        try:
+            given.encode()
+        except UnicodeEncodeError:
+            fail(f"{given!r} is not UTF-8; allowed: UTF-8", Exit.usage)
+
+
 def main() -> None:
     """Run the console script. Expected errors print one line, never a traceback."""
     try:
+        check_text(sys.argv[1:])
         try:
             app()
         finally:

@@ -31,6 +31,6 @@ def asked(question: Callable[[Client], list[tuple[str, str]]], incomplete: str) 
     try:
         with Client(server, timeout=SECONDS, api_key=key, retries=0) as client:
             found = question(client)
-    except (httpx.HTTPError, ApiError, ValueError):
+    except (httpx.HTTPError, httpx.InvalidURL, ApiError, ValueError):
         return
     yield from ((value, text) for value, text in found if value.startswith(incomplete))

@@ -1,6 +1,7 @@
 """Options of commands that talk to a server: its address and the API key."""
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import httpx
 import typer
@@ -32,7 +33,12 @@ def checked(server: str) -> str:
     Raises:
         typer.BadParameter: the address is invalid.
     """
-    if not server.startswith(("http://", "https://")):
+    try:
+        url, port = httpx.URL(server), urlsplit(server).port  # of which httpx takes any number
+        named = url.scheme in ("http", "https") and port != 0 and url.host.encode("idna")
+    except (httpx.InvalidURL, ValueError):
+        named = None
+    if not named:
         raise typer.BadParameter(f"{server!r} is not a URL; allowed: http://... or https://...", param_hint="--server")
     return server.rstrip("/")
 
