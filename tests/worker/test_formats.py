@@ -1,8 +1,10 @@
 """Each format's file: what it holds, at what rate, and the recipe that can be read back from it."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -12,7 +14,7 @@ from adaspa_jobs.job import JobParams
 from adaspa_worker import formats
 from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.formats.webp import HAS_EXIF
-from adaspa_worker.recipe import NoRecipe, read_recipe, write_recipe
+from adaspa_worker.recipe import PACKAGES, NoRecipe, read_recipe, write_recipe
 from adaspa_worker.sound import Sound
 from clips import durations_of, frames_of, sound_of, tones
 from PIL import Image
@@ -158,8 +160,33 @@ def test_the_recipe_is_read_back_from_the_file(
     assert JobParams.model_validate({name: found[name] for name in JobParams.model_fields if name in found})
 
 
+INSTEAD = {"quality", "sparsity", "retained_mass", "warmup", "output_format", "remixed_from"}
+"""Of these the attention's settings, the file itself and nothing tell."""
+
+
+def test_a_recipe_has_all_that_was_asked_for(params: Callable[..., JobParams]) -> None:
+    given = {"key": "inputs/x/first.png", "content_type": "image/png", "bytes": 9, "role": "first", "sha256": "ab" * 32}
+    changes: dict[str, Any] = {
+        **{"guidance_scale_2": 3.5, "flow_shift": 2.5, "audio": True, "quality": "fast", "seed": 7, "fps": 11},
+        **{"loras": [{"name": "a", "scale": 0.5, "sha256": "cd" * 32}], "inputs": [given], "negative_prompt": "grey"},
+    }
+    asked = params(**changes)
+    recipe = json.loads(write_recipe(asked, {"sparsity": 0.25}))
+    own = recipe.pop("inputs"), recipe.pop("attention"), {*recipe.pop("versions")}
+    assert own == ({"first": {"sha256": "ab" * 32}}, {"sparsity": 0.25}, {*PACKAGES})
+    assert recipe == {
+        name: value for name, value in asked.model_dump(mode="json").items() if name not in INSTEAD | {"inputs"}
+    }
+
+
+def test_a_file_of_another_kind_is_no_video_file(tmp_path: Path) -> None:
+    for name in ("video.mov", "video", "thumbnail.png", "mp4"):
+        with pytest.raises(NoRecipe, match=rf"{name}: not a video file; allowed: \.mp4, \.webm, \.gif, \.webp$"):
+            read_recipe(tmp_path / name)
+
+
 @pytest.mark.parametrize("output", list(OutputFormat))
-@pytest.mark.parametrize("comment", ["", "made by hand", "[1]", "{}"])
+@pytest.mark.parametrize("comment", ["", "made by hand", "[1]", "{}", '{"model": "demo", "prompt": "x", "seed": 1}'])
 def test_a_file_without_a_recipe_says_so(tmp_path: Path, output: OutputFormat, comment: str) -> None:
     with pytest.raises(NoRecipe, match="no recipe"):
         read_recipe(write(tmp_path / f"video.{output}", output, comment=comment))

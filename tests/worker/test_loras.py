@@ -1,5 +1,6 @@
 """LoRA adapters in the worker: as trainers write them, one after the other, and refused where they do not fit."""
 
+import hashlib
 import random
 import re
 import shutil
@@ -15,10 +16,11 @@ from adaspa_jobs.job import JobParams
 from adaspa_jobs.storage import ObjectStorage
 from adaspa_worker.failure import NotLoaded
 from adaspa_worker.loras import files as lora_files
-from adaspa_worker.loras.slots import Loras
+from adaspa_worker.loras.slots import Loras, check_files
 from adaspa_worker.offer import check
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
+from chaos.by_worker import raising
 from diffusers import UniPCMultistepScheduler, WanPipeline
 from tiny_loras import WAN, diffusers, entry, kohya, low_ranks, wans_own
 from tiny_wan import model_spec
@@ -292,6 +294,58 @@ def test_an_adapter_from_a_storage_is_fetched_once_and_kept_only_if_it_is_the_on
         found()
 
 
+def test_a_file_is_named_by_its_path_its_uri_or_its_place_at_the_hub(
+    tiny_pipeline: Path, loras: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "looks").mkdir()
+    file, commit, asked = Path(shutil.copy(loras[1]["source"], tmp_path / "looks")), 40 * "a", list[Any]()
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def download(repo: str, name: str, *, revision: str) -> str:
+        asked.append((repo, name, revision))
+        return str(file)
+
+    def found(source: str) -> Path:
+        spec = ModelSpec.model_validate(model_spec(tiny_pipeline, loras=[loras[1] | {"source": source}]))
+        return lora_files.found(spec)["other"]
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    for source in (str(file), f"file://{file}", "~/looks/other.safetensors"):
+        assert found(source) == file and asked == []
+    assert found(f"some.one/looks_v2@{commit}/of/other.safetensors") == file
+    assert asked.pop() == ("some.one/looks_v2", "of/other.safetensors", commit)
+    for source, why in (
+        (f"some.one/looks@{commit[1:]}/other.safetensors", "is not a full commit; allowed: all 40 digits"),
+        (f"some.one/looks@{commit[1:]}g/other.safetensors", "is not a full commit; allowed: all 40 digits"),
+        ("some.one/looks/other.safetensors", "the file does not exist"),
+    ):
+        with pytest.raises(ModelUnavailable, match=f"loras: other: .*{why}"):
+            found(source)
+    assert asked == [], "a branch or a tag may be another file tomorrow"
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", raising(OSError("no network\nat line 3")))
+    with pytest.raises(ModelUnavailable, match=r"cannot be downloaded from the Hub \(no network\)$"):
+        found(f"some.one/looks@{commit}/other.safetensors")
+
+
+def test_a_file_that_is_gone_when_a_job_wants_it_is_said_to_be(
+    engine: Callable[..., Engine], loras: list[dict[str, Any]], denoise: Denoise, tmp_path: Path
+) -> None:
+    file = Path(shutil.copy(loras[1]["source"], tmp_path))
+    served = engine([loras[1] | {"source": str(file)}])
+    file.unlink()
+    with pytest.raises(NotLoaded) as refused:
+        denoise(served, other=1.0)
+    assert str(refused.value.__cause__).endswith(f"loras: other: {file}: No such file or directory")
+
+
+def test_adapters_are_refused_for_a_pipeline_whose_loader_diffusers_lacks(
+    tiny_pipeline: Path, loras: list[dict[str, Any]]
+) -> None:
+    spec = ModelSpec.model_validate(model_spec(tiny_pipeline, loras=loras))
+    with pytest.raises(ModelUnavailable, match=r"loras: whole: diffusers cannot load adapters for AllegroPipeline; "):
+        check_files(spec, "AllegroPipeline", "AllegroTransformer3DModel", {})
+
+
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"sha256": 64 * "0"}, "its SHA-256 is [0-9a-f]{64}; allowed: that of the catalog, 0000"),
     ({"source": "/nowhere/a.safetensors"}, "/nowhere/a.safetensors: the file does not exist"),
@@ -300,6 +354,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"source": "memory:///loras/a.safetensors"},
         "memory:///loras/a.safetensors: cannot be downloaded .*no such object",
     ),
+    ({"source": "builtin:nothing"}, "builtin:nothing: not a built-in adapter; allowed: "),
     ({"source": __file__}, "test_loras.py: is not a .safetensors file"),
     ({"expert": "second"}, "expert: the model has no second expert"),
 ]
@@ -335,5 +390,17 @@ def test_files_are_held_against_the_model_and_the_cache(
         checked(entry(tmp_path / "half.safetensors", half))
     checked(entry(tmp_path / "half.safetensors", half, partial=True))
     assert f"LoRA half: {lost}" in caplog.text
+    assert ", ..." not in caplog.text
+    for count, names in ((3, 3), (4, 3)):
+        lost = [f"transformer.blocks.7.attn{n}.to_q.lora_A.weight" for n in range(count)]
+        less = diffusers(low(WAN[:2])) | dict.fromkeys(lost, torch.ones(4, 4))
+        some = ", ".join(lost[:names]) + (", ..." if count > names else "")
+        why = f"loras: less: {count} of its weights do not fit the model ({some}); allowed: none, or partial true"
+        with pytest.raises(ModelUnavailable, match=re.escape(why) + "$"):
+            checked(entry(tmp_path / "less.safetensors", less))
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "half.safetensors").read_bytes()[:-9])
+    sha256 = hashlib.sha256((tmp_path / "cut.safetensors").read_bytes()).hexdigest()
+    with pytest.raises(ModelUnavailable, match=r"loras: cut: .*cut\.safetensors: damaged weights \("):
+        checked({"name": "cut", "source": str(tmp_path / "cut.safetensors"), "sha256": sha256})
     with pytest.raises(ModelUnavailable, match="loras: half: none of its 2 weights fits the model"):
         checked(entry(tmp_path / "half.safetensors", dict([*half.items()][-2:]), partial=True))
