@@ -14,6 +14,7 @@ import pytest
 from adaspa_jobs.job import Input, JobParams
 from adaspa_worker import local
 from adaspa_worker.local import LocalJob, make_all
+from adaspa_worker.provenance import ProvenanceError
 from adaspa_worker.recipe import read_recipe
 from adaspa_worker.source import ModelUnavailable
 from chaos.by_worker import raising
@@ -114,6 +115,18 @@ def test_a_jobs_images_are_those_of_its_folder(engine: Engine, small: Params, tm
 def test_a_model_that_the_catalog_lacks_is_named(small: Params, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"^model none is not in the catalog$"):
         make_all([LocalJob(params=small(model="none"), output=tmp_path / "a.mp4")], lambda event: None)
+
+
+def test_files_that_cannot_be_signed_are_told_of_before_the_model_loads(
+    small: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not when the first clip is made, after minutes or hours."""
+    nowhere = {"provenance_certificate": tmp_path / "chain.pem", "provenance_key": tmp_path / "key.pem"}
+    settings = local.get_settings().model_copy(update=nowhere)
+    monkeypatch.setattr(local, "get_settings", lambda: settings)
+    monkeypatch.setattr("adaspa_worker.pipeline.load", lambda *_: pytest.fail("it loads"))
+    with pytest.raises(ProvenanceError):
+        make_all([LocalJob(params=small(), output=tmp_path / "a.mp4")], lambda event: None)
 
 
 @pytest.fixture

@@ -70,6 +70,7 @@ def make_all(jobs: list[LocalJob], tell: Tell) -> None:
 
     Raises:
         ModelUnavailable: it is not in the catalog, or does not load.
+        ProvenanceError: their files are to be signed, and cannot be.
     """
     courses = [Course(job.params, partial(tell_progress, tell, number)) for number, job in enumerate(jobs)]
     with courses[0].phase("loading"):
@@ -81,6 +82,7 @@ def make_all(jobs: list[LocalJob], tell: Tell) -> None:
         from adaspa_worker.pipeline import load  # noqa: PLC0415  torch, which takes its seconds
 
         check(spec, folder)
+        Provenance.of(get_settings()).check()
         engine = load(spec, folder)
     for number, (job, course) in enumerate(zip(jobs, courses, strict=True)):
         made = make(job, course, engine)
