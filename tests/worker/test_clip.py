@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adaspa_api.words import OutputFormat
+from adaspa_api.words import Kind, OutputFormat
 from adaspa_jobs.job import JobParams
 from adaspa_worker.blank import BlankClip
 from adaspa_worker.context import Context
 from adaspa_worker.course import Course
-from adaspa_worker.encode import VideoWriter
+from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.provenance import Provenance
 from adaspa_worker.tasks import clip
+from adaspa_worker.tasks.given import READERS
 from chaos.by_worker import raising
 from chaos.stub_engine import StubEngine
+from PIL import Image
 
 COUNT, SIDE = 9, 64
 
@@ -136,3 +138,23 @@ def test_what_is_odd_is_said_before_what_is_unsigned(context: Callable[..., Cont
         "9 of 9 frames are a single colour",
         "The file is not signed, because webm cannot hold a C2PA manifest.",
     ]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1"])
+def test_an_image_is_read_in_the_colours_that_it_shows_and_its_file_let_go(tmp_path: Path, mode: str) -> None:
+    path, colour = tmp_path / "image.png", (200, 100, 50) if mode in ("RGB", "RGBA", "P") else (255, 255, 255)
+    Image.new("RGB", (6, 4), colour).convert(mode).save(path)
+    image = READERS[Kind.image](path)
+    assert isinstance(image, Image.Image) and (image.mode, image.size) == ("RGB", (6, 4))
+    assert np.abs(np.asarray(image).astype(int) - colour).max() <= (0 if mode != "P" else 30)
+    assert path not in {held.resolve() for held in Path("/proc/self/fd").iterdir()}
+
+
+def test_a_video_is_read_frame_by_frame(tmp_path: Path) -> None:
+    levels = [20, 60, 100, 140, 180, 220]
+    path = tmp_path / "video.mp4"
+    writer = VideoWriter(path, width=64, height=48, fps=8, num_frames=len(levels))
+    encode((np.full((48, 64, 3), level, np.uint8) for level in levels), writer)
+    frames = READERS[Kind.video](path)
+    assert isinstance(frames, list) and {(frame.mode, frame.size) for frame in frames} == {("RGB", (64, 48))}
+    assert np.abs([np.asarray(frame).mean() for frame in frames] - np.array(levels)).max() < 4

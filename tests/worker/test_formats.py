@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import av
 import numpy as np
@@ -234,3 +234,30 @@ def test_each_channel_of_a_sound_has_its_bits(tmp_path: Path, output: str) -> No
         with av.open(str(path)) as container:
             bits.append(sum(packet.size for packet in container.demux(audio=0)) * 8 / 2)
     assert bits[0] == pytest.approx(96_000, rel=0.2) and bits[1] == pytest.approx(192_000, rel=0.2)
+
+
+@pytest.mark.parametrize("output", list(OutputFormat))
+def test_a_file_whose_encoder_does_not_open_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: OutputFormat
+) -> None:
+    opened: list[Any] = []
+
+    class Container:
+        """A file to which no stream can be added."""
+
+        metadata: ClassVar[dict[str, str]] = {}
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.closed = False
+            opened.append(self)
+
+        def add_stream(self, *_: Any, **__: Any) -> None:
+            raise ValueError("no such encoder")
+
+        def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setattr(av, "open", Container)
+    with pytest.raises(ValueError, match="no such encoder"):
+        write(tmp_path / f"video.{output}", output)
+    assert [each.closed for each in opened] == [True]

@@ -16,6 +16,7 @@ from adaspa_jobs.job import JobParams
 from adaspa_jobs.storage import ObjectStorage
 from adaspa_worker.failure import NotLoaded
 from adaspa_worker.loras import files as lora_files
+from adaspa_worker.loras.memory import LoraMemory
 from adaspa_worker.loras.slots import Loras, check_files
 from adaspa_worker.offer import check
 from adaspa_worker.pipeline import Engine, load
@@ -228,12 +229,20 @@ def test_each_expert_has_the_sum_of_the_jobs_adapters_that_are_for_it(
     experts = [WanPipeline.from_pretrained(tiny_pipeline).transformer for _ in range(2)]
     own = [apart[name][0] for name in names]
     spec = model_spec(tiny_pipeline, loras=own, max_loras=len(own), compile=compiled, memory={"dtype": "float32"})
+    memory = LoraMemory(ModelSpec.model_validate(spec), WanPipeline, plain, len(experts))
     served, choices = Loras(ModelSpec.model_validate(spec), WanPipeline, experts), random.Random(1)
+    largest = [use.name for use in memory.heaviest()]
+    assert largest == sorted(names, key="bca".index), "in rising order"
     shapes: dict[tuple[int, str], set[tuple[int, ...]]] = {}
     for turn in range(6):
         some = choices.sample(names, choices.randint(0, len(names))) if turn else list(names)
         uses = [LoraUse(name=name, scale=choices.choice([0.3, 1.5, -0.5, 0.0])) for name in some]
         served.use(uses)
+        held = [
+            sum(part.numel() for name, part in expert.named_parameters() if "lora" in name and name.endswith("weight"))
+            for expert in experts
+        ]
+        assert memory.weights(uses) == held, "what is reckoned is what is there"
         for place, expert in enumerate(experts):
             here = [use for use in uses if apart[use.name][0]["expert"] in ("both", ("first", "second")[place])]
             for layer in WAN:
