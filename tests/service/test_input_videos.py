@@ -181,6 +181,17 @@ def test_a_video_may_have_a_sound_that_is_shorter_or_longer(
     assert [number_of(frame) for frame in found] == list(range(30 - TAKEN, 30))
 
 
+@pytest.mark.parametrize("seconds", [0, 10])
+def test_a_file_whose_sound_was_cut_off_is_not_whole(service: Service, seconds: int) -> None:
+    """Though all of its frames are there; also one whose time does not begin at 0."""
+    film = filmed(20, sound=8, options={"movflags": "+faststart", "output_ts_offset": str(seconds)})
+    with av.open(BytesIO(film)) as container:
+        ends = sorted((packet.pos or 0) + packet.size for packet in container.demux() if packet.size)
+    cut = post(service, start_video=video_uri(film[: ends[-100]]))
+    check_refused(service, cut, 400, "start_video", "damaged or incomplete")
+    assert kept(service, post(service, start_video=video_uri(film)).json())
+
+
 def box(kind: bytes, *parts: bytes) -> bytes:
     """A box of an MP4 file."""
     return (8 + sum(map(len, parts))).to_bytes(4, "big") + kind + b"".join(parts)
