@@ -8,9 +8,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -363,6 +366,42 @@ def test_a_program_started_again_is_ready_anew_and_says_its_own_last_words(
     assert not one.is_ready(), "it was ready the time before"
 
 
+def test_a_program_is_started_again_later_each_time_and_soon_behind_a_long_run(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(process, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    one, delays = child("one", short_folder, "exit 1", lambda: True), list[float]()
+    for ran in (0, 0, 0, 0, 0, 0, 120, 121, 0, 120, 10_000):
+        one.start()
+        until(lambda: one.exit_status() is not None, "it ends")
+        now[0] += ran
+        delays.append(one.schedule_restart())
+        assert one.restart_at == now[0] + delays[-1]
+    assert delays == [1, 2, 5, 10, 30, 30, 30, 1, 2, 5, 1]
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_what_a_program_started_ends_with_it(short_folder: Path, deaf: bool) -> None:
+    """Though it hears no wish to end, and what it started is not its own matter."""
+    code = f"{'trap : TERM;' if deaf else ''} sleep 600 & echo $!; while :; do wait; sleep 0.05; done"
+    one = child("one", short_folder, code, lambda: True)
+    one.start()
+    until(lambda: one.log.read_text().strip(), "it has started another")
+    other = Path("/proc") / one.log.read_text().split()[0]
+    assert other.exists()
+    one.stop(lambda: deaf)
+    assert one.exit_status() == -(signal.SIGKILL if deaf else signal.SIGTERM)
+    until(lambda: not runs(other), "the other ends")
+
+
+def runs(entry: Path) -> bool:
+    """Whether a process does; one that has ended and waits for its parent does not."""
+    with suppress(OSError):
+        return (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 @pytest.mark.parametrize(("length", "long"), [(100, False), (101, True), (200, True)])
 def test_a_socket_is_where_nobody_else_can_put_one(
     short_folder: Path, length: int, long: bool, monkeypatch: pytest.MonkeyPatch
@@ -415,7 +454,7 @@ def test_what_a_supervisor_started_ends_with_it_however_that_ends(short_folder: 
         until(lambda: all(log.exists() and log.read_text().strip() for log in logs.values()), "both run")
         pids = [int(log.read_text().split()[0]) for log in logs.values()]
         starter.kill()
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "what it started ends")
+    until(lambda: not any(runs(Path(f"/proc/{pid}")) for pid in pids), "what it started ends")
     assert [log.read_text().split()[1:] for log in logs.values()] == [[], ["told"]]
 
 
