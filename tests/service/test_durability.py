@@ -182,14 +182,18 @@ def test_a_sync_that_does_not_come_is_not_waited_for_without_end(
 ) -> None:
     monkeypatch.setattr("adaspa_jobs.append_only.BEGUN_SECONDS", 0.0)
     monkeypatch.setattr("adaspa_jobs.append_only.SYNC_SECONDS", 0.2)
+    plain.config_set("appendfsync", "always")  # which the user below may not know
+    plain.execute_command("ACL", "SETUSER", "limited", "on", "nopass", "~*", "+@all", "-config")
     ask, busy = redis.Redis.info, dict[str, int]()
 
     def info(client: redis.Redis, *section: str) -> Any:
         return ask(client, *section) | busy
 
     monkeypatch.setattr(redis.Redis, "info", info)
-    assert AppendOnlyFile(plain).synced()
-    for state in ({"aof_pending_bio_fsync": 1}, {"aof_buffer_length": 9}):
-        busy.clear()
-        busy.update(state)
-        assert not AppendOnlyFile(plain).synced(), state
+    path = plain.connection_pool.connection_kwargs["path"]
+    with redis.Redis(unix_socket_path=path, username="limited", password="any") as client:
+        assert AppendOnlyFile(client).synced()
+        for state in ({"aof_pending_bio_fsync": 1}, {"aof_buffer_length": 9}):
+            busy.clear()
+            busy.update(state)
+            assert not AppendOnlyFile(client).synced(), state

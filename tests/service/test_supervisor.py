@@ -322,17 +322,26 @@ def started(short_folder: Path) -> Iterator[list[process.Child]]:
 def test_what_is_not_ready_is_told_once_and_then_given_up(
     short_folder: Path, started: list[process.Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder, "LATE_SECONDS", 0.1)
+    now = [1000.0]
+
+    def sleep(seconds: float) -> None:
+        assert 0 < seconds < 1
+        now[0] += seconds
+
+    monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
     started += [
         child("quick", short_folder, "sleep 600", lambda: True),
-        child("late", short_folder, "sleep 600", lambda: False, 0.5),
+        child("slow", short_folder, "sleep 600", lambda: now[0] > 1006),
+        child("late", short_folder, "sleep 600", lambda: False, 20.0),
     ]
-    said: list[str] = []
+    said: list[tuple[str, float]] = []
     for each in started:
         each.start()
-    with pytest.raises(LocalError, match="late is not ready after 0 s"):
-        folder.wait_until_ready(started, said.append)
-    assert said == [f"waiting for late to start; logs are in {short_folder}"]
+    with pytest.raises(LocalError, match="late is not ready after 20 s; see"):
+        folder.wait_until_ready(started, lambda line: said.append((line, now[0])))
+    ((line, when),) = said
+    assert line == f"waiting for slow, late to start; logs are in {short_folder}"
+    assert 1005 < when < 1006 and 1020 < now[0] < 1021
 
 
 def test_one_that_ends_is_noticed_though_it_was_ready(short_folder: Path, started: list[process.Child]) -> None:
