@@ -286,7 +286,8 @@ def test_too_many_fields_of_a_form_are_refused(service: Service) -> None:
 def test_another_content_type_is_refused(service: Service, content_type: str) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
     response = service.http.post("/videos", content=b'{"prompt": "x"}', headers=headers)
-    check_refused(service, response, 415, None, "allowed: application/json, multipart/form-data")
+    allowed = "allowed: application/json, multipart/form-data"
+    check_refused(service, response, 415, None, f"Content-Type {content_type or '(none)'} is not supported; {allowed}")
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(service: Service) -> None:

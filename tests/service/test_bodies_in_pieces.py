@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from adaspa_api.words import Kind, Role
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway import body, json_text
 from adaspa_service.gateway.json_text import JsonText, TextTooLarge
@@ -184,7 +185,7 @@ def test_a_body_has_its_time_and_its_length_however_long_its_turn_takes(
         turn: Any = SimpleNamespace(take=take)
         try:
             async for piece in body.incoming(request, MOST, turn):
-                assert received + len(piece) <= IN_MEMORY_BYTES or turns, "a long body has its turn first"
+                assert bool(turns) == (received + len(piece) > IN_MEMORY_BYTES), "a long body has its turn first"
                 received += len(piece)
         except ApiError as error:
             return error.status, received
@@ -202,6 +203,21 @@ def test_a_body_has_its_time_and_its_length_however_long_its_turn_takes(
         received += parts * PART
     with patch.object(body, "time", clock):
         assert run(clock, receive()) == (wanted, received)
+
+
+def test_a_file_in_a_text_has_the_room_of_its_own_kind() -> None:
+    roles = {"input_reference": Role.first, "start_video": Role.start, "reference_audio": Role.audio}
+    uris = {"start_video": "data:video/mp4;base64," + "A" * 400_000, "input_reference": "data:,", "reference_audio": ""}
+
+    async def pieces() -> AsyncIterator[bytes]:
+        text = json.dumps({"prompt": "x", **uris}).encode()
+        for start in range(0, len(text), 10_000):
+            yield text[start : start + 10_000]
+
+    most = {Kind.image: 1000, Kind.video: 300_000, Kind.audio: 1000}
+    rest, given_files = asyncio.run(body.parse_json(pieces(), roles, most))  # type: ignore[arg-type]
+    assert rest == {"prompt": "x"}
+    assert {name: contents(file).decode() for name, file in given_files.items()} == uris
 
 
 @pytest.mark.parametrize(("length", "status"), [(MOST, 200), (MOST + 1, 413)])

@@ -71,6 +71,14 @@ def test_jobs_tell_what_they_are_expected_to_take_until_they_have_ended(service:
     assert service.http.get(f"/videos/{waiting['id']}").json()["estimated_seconds"] is None
 
 
+def test_when_a_job_begins_is_told_to_a_tenth_of_a_second(service: Service) -> None:
+    service.store.client.rpush("adaspa:paces:demo", "10.1234")
+    service.store.announce(service.parts.catalog.default, "worker")
+    told = [service.create()["starts_in_seconds"] for _ in range(3)]
+    assert told == [0.0, 10.1, 20.2]
+    assert service.http.post("/videos/estimate", json={}).json()["starts_in_seconds"] == 30.4
+
+
 def test_the_nearest_size_is_scaled_where_a_size_was_not_measured(params: Callable[..., JobParams]) -> None:
     made = [params(num_frames=17), params(), params(width=256, height=256)]
     times = [

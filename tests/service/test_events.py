@@ -238,6 +238,20 @@ def test_who_is_told_of_an_outage_hears_of_it_though_a_tick_comes_first() -> Non
         asyncio.run(told())
 
 
+@pytest.mark.parametrize("wakes", [(True, False), (False, True), (True, False, False), (True,), (False,)], ids=str)
+def test_who_is_told_of_news_hears_of_them_once_though_a_tick_comes_first(wakes: tuple[bool, ...]) -> None:
+    async def told() -> None:
+        follower = Follower()
+        assert await follower.wait(), "there may be news at first"
+        for news in wakes:
+            follower.wake(news=news)
+        assert await follower.wait() == any(wakes)
+        follower.wake()
+        assert not await follower.wait()
+
+    asyncio.run(told())
+
+
 def test_clients_that_follow_share_a_connection_to_redis(service: Service) -> None:
     lease, before = service.claim(service.create()["id"]), connections(service)
 

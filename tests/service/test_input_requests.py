@@ -19,7 +19,7 @@ from adaspa_client import AsyncClient, Client, Video
 from adaspa_command import adaspa
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import StorageUnavailable
-from adaspa_jobs.store import InputsLate
+from adaspa_jobs.store import InputsLate, QueueFull, StoreUnavailable
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway.orphans import find_orphans, remove_orphan
 from adaspa_service.gateway.removal import remove, remove_lost_inputs
@@ -563,6 +563,8 @@ FORMS: dict[str, tuple[list[tuple[str, Any]], int, str | None, str]] = {
         None,
         "1048576",
     ),
+    "not too much text": ([("negative_prompt", (None, "x" * (2**20 - 1)))], 400, "negative_prompt", "characters"),
+    "a byte too much text": ([("negative_prompt", (None, "x" * 2**20))], 413, None, "1048576"),
     "much in several": ([(f"a{n}", (None, "x" * 300_000)) for n in range(4)], 413, None, "1048576"),
 }
 
@@ -742,6 +744,41 @@ def test_a_request_that_is_refused_after_its_image_was_taken_leaves_none(service
     asked = {"input_reference": data_uri(WIDE), "steps": 100, "priority": "interactive"}
     check_refused(service, post(service, **asked), 400, "priority", "allowed: bulk")
     assert stored(service) == []
+
+
+@pytest.mark.parametrize("away", ["storage", "Redis"])
+def test_a_refusal_is_told_though_its_image_cannot_be_removed_now(
+    service: Service, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    def refuses(_: str) -> None:
+        raise StorageUnavailable("away") if away == "storage" else StoreUnavailable("away")
+
+    where: Any = (service.parts.storage, "delete_prefix") if away == "storage" else (service.store, "forget_inputs")
+    asked = {"input_reference": data_uri(WIDE), "steps": 100, "priority": "interactive"}
+    with monkeypatch.context() as patched:
+        patched.setattr(*where, refuses)
+        response = post(service, **asked)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "priority")
+
+
+def test_a_refused_remix_leaves_its_source_the_image(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = post(service, input_reference=data_uri(WIDE)).json()
+
+    def full(*_: object, **__: object) -> None:
+        raise QueueFull
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service.store, "admit_all", full)
+        assert service.http.post(f"/videos/{source['id']}/remix", json={"prompt": "y"}).status_code == 429
+        assert post(service, input_reference=data_uri(WIDE)).status_code == 429
+    assert len(stored(service)) == 1
+    assert_corners(shown(service, source))
+
+
+def test_no_image_is_none_in_whatever_field(service: Service) -> None:
+    empty = dict.fromkeys(("input_reference", "last_frame", "reference_image", "reference_audio", "start_video"))
+    video = post(service, **empty).json()
+    assert (video["task"], video["inputs"]) == ("text_to_video", [])
 
 
 def test_models_say_what_they_do(service: Service) -> None:

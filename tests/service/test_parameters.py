@@ -127,7 +127,8 @@ def test_a_value_of_the_wrong_type_is_told_what_its_own_model_allows(settings: S
             form = {"prompt": "a star", "steps": "many", **asked}
             for send in ({"json": form}, {"files": {name: (None, text) for name, text in form.items()}}):
                 error = service.http.post("/videos", **send).json()["error"]  # type: ignore[arg-type]
-                assert error["param"] == "steps" and error["message"].endswith(f"allowed: 1 to {most}"), error
+                assert (error["param"], error["code"]) == ("steps", "invalid_type")
+                assert error["message"].endswith(f"allowed: 1 to {most}"), error
 
 
 @pytest.mark.parametrize(

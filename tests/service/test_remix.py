@@ -58,6 +58,8 @@ def test_openais_client_remixes_a_finished_video(service: Service) -> None:
         ({"prompt": " "}, "prompt", "1 to 300 characters"),
         ({"prompt": "x" * 301}, "prompt", "1 to 300 characters"),
         ({"prompt": "x", "seed": 3}, "seed", "allowed: prompt"),
+        ({"prompt": "x", "conditions": []}, "conditions", "allowed: prompt"),
+        ({"prompt": "x", "input_reference": None}, "input_reference", "allowed: prompt"),
     ],
 )
 def test_a_bad_remix_is_refused_and_makes_nothing(

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from adaspa_jobs.scripts import StoreUnavailable
+from adaspa_jobs.settings import Settings
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway import feed, listing, state
 from adaspa_service.gateway.feed import Feed, Follower
 from adaspa_service.gateway.rounds import Rounds
+from adaspa_service.gateway.state import AppState
 from adaspa_service.inputs import turns
 from adaspa_service.inputs.turns import Turns
 from adaspa_service.webhooks import deliverer
@@ -161,6 +163,16 @@ def test_who_follows_hears_of_all_that_comes_whoever_else_comes_and_goes(monkeyp
     seed = secrets.randbelow(10**6)
     print(f"order {seed}")
     asyncio.run(play(Random(seed)))
+
+
+def test_a_gateway_that_is_over_looks_up_no_host(settings: Settings) -> None:
+    parts = AppState.of(settings)
+    lookups = [addresses._threads for addresses in (parts.addresses, parts.inputs._addresses)]
+    assert [threads.submit(int).result() for threads in lookups] == [0, 0]
+    asyncio.run(parts.close())
+    for threads in lookups:
+        with pytest.raises(RuntimeError):
+            threads.submit(int)
 
 
 def test_who_goes_while_news_of_its_job_come_takes_nobody_along() -> None:

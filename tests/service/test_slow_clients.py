@@ -15,7 +15,9 @@ import httpx
 import pytest
 from adaspa_jobs.settings import Settings
 from adaspa_service.gateway import body, connections
+from adaspa_service.gateway.app import create_app
 from running_gateway import Service, serving
+from uvicorn.server import ServerState
 from waiting import PATIENCE, until
 
 POST = b"POST /videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 26\r\n\r\n"
@@ -300,6 +302,53 @@ def test_an_answer_may_be_taken_slowly_but_not_left(
             while taken < len(content) and (part := wire.recv(2**20)):
                 taken += len(part)
     assert (taken >= len(content)) == whole
+
+
+def test_only_a_client_that_takes_nothing_now_is_waited_for(settings: Settings) -> None:
+    """However often it has stopped before, and not once its connection is over."""
+    timers: list[SimpleNamespace] = []
+
+    def call_later(seconds: float, act: Any, *_: object) -> SimpleNamespace:
+        timers.append(SimpleNamespace(seconds=seconds, act=act, on=True))
+        timers[-1].cancel = lambda timer=timers[-1]: setattr(timer, "on", False)
+        return timers[-1]
+
+    loop: Any = SimpleNamespace(call_later=call_later)
+    wire = SimpleNamespace(
+        get_extra_info=lambda *_: None, is_closing=lambda: False, abort=lambda: None, close=lambda: None
+    )
+    config = connections.configure(create_app(settings), settings)
+    config.load()
+    protocol = connections.GuardedProtocol(config, ServerState(), {}, loop)
+    protocol.connection_made(wire)
+
+    def stalls() -> list[float]:
+        return [timer.seconds for timer in timers if timer.on and timer.act == wire.abort]
+
+    for _ in range(3):
+        protocol.pause_writing()
+        assert stalls() == [connections.STALL_SECONDS]
+        protocol.resume_writing()
+        assert stalls() == []
+    protocol.pause_writing()
+    protocol.connection_lost(None)
+    assert [timer for timer in timers if timer.on] == [], "nothing is left to do for a connection that is over"
+
+
+@pytest.mark.parametrize(
+    ("address", "known"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("2001:DB8:0::1", "2001:db8::1"),
+        ("::1", "::1"),
+        ("::192.0.2.1", "::c000:201"),
+    ],
+)
+def test_a_client_has_one_address_by_whatever_socket_it_comes(address: str, known: str) -> None:
+    assert connections.as_it_is_known((address, 7)) == (known, 7)
+    assert connections.as_it_is_known(None) is None
 
 
 def test_many_slow_clients_leave_room_for_others(service: Service) -> None:

@@ -130,6 +130,7 @@ def test_it_says_who_may_come_in(
     with running(tmp_path, redis_url, **settings) as (_, url):
         assert httpx.get(f"{url}/videos").status_code == status
         assert said in (tmp_path / "gateway.log").read_text()
+        assert token_file(httpx.URL(url).port or 0).exists() == (settings == {}), "a token that nobody asks for"
         key = {"Authorization": f"Bearer {'k' * 40}"}
         assert httpx.get(f"{url}/videos", headers=key).status_code == (200 if "bootstrap_key" in settings else status)
 

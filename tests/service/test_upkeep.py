@@ -1,7 +1,9 @@
 """What the gateway does by itself when a worker is lost or a job is over, as seen over HTTP."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import Lease, StoreUnavailable
 from adaspa_service.access.open_access import Access
+from adaspa_service.gateway import janitor as janitor_module
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.removal import each, tidy
 from adaspa_service.gateway.state import AppState
@@ -133,6 +136,40 @@ def test_a_chore_that_fails_keeps_no_other_from_being_done_unless_redis_is_away(
     for _ in range(2):
         janitor._do((fails, other))
     assert done == (["fails", "other"] if goes_on else ["fails"]) * 2
+
+
+def test_storage_is_looked_through_each_minute_and_sooner_after_a_look_that_failed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looks = [0.0], list[float]()
+
+    def look(_: AppState) -> None:
+        looks.append(now[0])
+        if now[0] < 25:
+            raise StorageUnavailable("refuses")
+
+    monkeypatch.setattr(janitor_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for name in ("remove_lost_inputs", "remove_orphaned_checkpoints", "remove_left_probes"):
+        monkeypatch.setattr(janitor_module, name, look)
+    janitor = Janitor(AppState.of(settings))
+    for second in range(200):
+        now[0] = float(second)
+        with suppress(StorageUnavailable):
+            janitor._remove_orphans()
+    assert looks == [at for at in (0, 10, 20, 30, 90, 150) for _ in range(3)]
+
+
+def test_a_job_that_runs_keeps_what_its_attempts_left(service: Service) -> None:
+    lease, storage = service.claim(service.create()["id"]), service.parts.storage
+    own = [f"videos/{lease.job.id}/{lease.token}/video.mp4", f"checkpoints/{lease.job.id}/{lease.token}"]
+    for key in own:
+        storage.create(key, b"half a video")
+    tidy(service.store, storage, lease.job.id)
+    assert sorted(storage.keys("")) == sorted(own)
+    service.http.post(f"/videos/{lease.job.id}/cancel")
+    service.store.release_cancelled(lease)
+    tidy(service.store, storage, lease.job.id)
+    assert storage.keys("") == []
 
 
 def test_each_outage_is_logged_once(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:

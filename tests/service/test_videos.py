@@ -12,6 +12,7 @@ from adaspa_jobs.job import Progress
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import JobCancelled
 from adaspa_service.cli.progress import summary
+from adaspa_service.gateway.state import REMOVALS
 from claiming import FAILURE, claim
 from running_gateway import Service, serving
 from waiting import until
@@ -206,6 +207,13 @@ def test_a_finished_job_is_deleted_with_its_files(service: Service, settings: Se
     for path in (f"/videos/{video_id}", f"/videos/{video_id}/content"):
         assert service.http.get(path).json()["error"]["code"] == "video_not_found"
     assert service.http.get(f"/videos/{kept}/content").status_code == 200
+
+
+def test_one_deletion_after_the_other_removes_at_once(service: Service) -> None:
+    for _ in range(REMOVALS + 1):
+        video_id = service.complete(service.claim(service.create()["id"]), b"small").id
+        assert service.http.delete(f"/videos/{video_id}").status_code == 200
+        assert service.store.get(video_id) is None and service.parts.storage.keys("videos/") == []
 
 
 def test_files_that_cannot_be_removed_now_are_removed_later(service: Service, settings: Settings) -> None:
