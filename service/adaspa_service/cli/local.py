@@ -123,11 +123,9 @@ def events(jobs: list[JobParams], outputs: list[Path], images: Path | None) -> I
         try:
             process.stdin.write(json.dumps(asked))
             process.stdin.close()
-            told = {}
             for line in process.stdout:
-                told = json.loads(line)
-                yield told
-            if process.wait() and "error" not in told:
+                yield json.loads(line)
+            if process.wait():
                 raise NotCompleted(f"the generating process ended unexpectedly: {last_line(said)}")
         finally:
             process.terminate()
