@@ -206,6 +206,24 @@ def test_a_job_is_waited_for_through_every_outage_that_is_shorter_than_the_patie
     assert "55 s" in str(done.error)
 
 
+def test_a_job_is_waited_for_until_it_has_ended_in_whatever_way(service: Service, clock: list[float]) -> None:
+    """Its end is its status; a word of a later gateway is none that is known to be an end."""
+    running = service.create()
+
+    def passing(seconds: float) -> None:
+        clock[0] += seconds
+
+    for status, ended in (
+        *(("completed", True), ("failed", True), ("cancelled", True)),
+        *(("queued", False), ("in_progress", False), ("paused", False)),
+    ):
+        for completed_at in (None, 1_800_000_000):
+            body = running | {"status": status, "completed_at": completed_at}
+            done = drive(plans.wait(VIDEO_ID, None, 10.0, 35.0, 30.0), [200] * 9, body, passing)
+            assert isinstance(done.error, TimeoutError) != ended and len(done.sent) == (1 if ended else 5), status
+            assert not ended or (done.result.status == status and done.result.done)
+
+
 @pytest.mark.parametrize(("poll", "hangs"), [(0.25, 30.0), (60.0, 0.0), (0.25, 300.0)])
 def test_a_job_is_asked_for_again_after_a_request_that_hung_and_after_a_long_pause(
     clock: list[float], poll: float, hangs: float
