@@ -165,6 +165,18 @@ def test_an_act_that_cannot_be_read_is_told_of_and_takes_no_other_with_it(valkey
     assert unreadable == {"event": "unreadable", "text": repr(text)}
 
 
+def test_a_later_versions_act_is_written_whatever_its_fields_are_called(valkey: redis.Redis) -> None:
+    """Those that are taken with it from Redis are in no other place."""
+    acts, names = OperatorActs(valkey), [*vars(logging.makeLogRecord({})), "message", "asctime", "level", "time"]
+    for name in names:
+        valkey.lpush(ACTS, json.dumps({"event": "key.created", name: f"of {name}"}))
+    with capturing(logging.getLogger(AUDIT)) as records:
+        for act in acts.take():
+            audit.write(act)
+    told = [record.getMessage() for record in records]
+    assert len(told) == len(names) and all(f'="of {name}"' in line for name, line in zip(names, told, strict=True))
+
+
 PART = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|[^ ="]+)')
 """A field of a line, as whoever reads the log takes it apart."""
 

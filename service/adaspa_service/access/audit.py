@@ -14,6 +14,8 @@ from starlette.requests import Request
 from adaspa_service.access.caller import Caller
 
 log = logging.getLogger(AUDIT)
+TAKEN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+"""Names that a log record has for itself. A field with one, as a later version's act may have, gets an underscore."""
 
 
 def note(request: Request, caller: Caller, event: str, **about: str) -> None:
@@ -32,7 +34,7 @@ def note(request: Request, caller: Caller, event: str, **about: str) -> None:
 
 def write(fields: Mapping[str, str]) -> None:
     """Write a line: as text each field behind its name, as JSON each under it."""
-    shown = {name: value for name, value in fields.items() if value}
+    shown = {f"{name}_" if name in TAKEN else name: value for name, value in fields.items() if value}
     log.info(" ".join(f"{name}={_word(value)}" for name, value in shown.items()), extra=shown)
 
 
