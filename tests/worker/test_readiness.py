@@ -19,6 +19,7 @@ from adaspa_jobs.queue import QueueUnavailable
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.store import StoreUnavailable
 from adaspa_worker import app, heartbeat, memory_limit, parent, readiness, room, runner
+from adaspa_worker.lease import WorkerStopping
 from adaspa_worker.readiness import Readiness, State, has_limit, warms_up
 from adaspa_worker.source import ModelUnavailable
 from celery.platforms import EX_FAILURE
@@ -231,6 +232,7 @@ def test_a_load_that_fails_is_tried_again_and_one_that_succeeds_is_kept(monkeypa
         with pytest.raises(ModelUnavailable, match="not now"):
             app.engine("demo")
         assert app.engine("demo") is app.engine("demo") and loads == ["demo", "demo"]
+        assert app.engine("demo").model == "demo"  # type: ignore[attr-defined]
         with pytest.raises(ModelUnavailable, match="model nothing is not in this worker's catalog"):
             app.engine("nothing")
     finally:
@@ -383,3 +385,58 @@ def test_a_child_hears_through_shared_memory_that_its_worker_is_to_stop(monkeypa
     monkeypatch.setattr(app._stopping, "value", False)
     app._tell_child()
     assert app._stopping.value is True
+
+
+def test_a_child_begins_and_ends_with_what_belongs_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery's signals run these, each with arguments that they do without."""
+    done: list[Any] = []
+    monkeypatch.setenv("ADASPA_WORKER_NAME", "one")
+    monkeypatch.setattr(app.metrics, "forget_earlier_child", lambda: done.append("forgets"))
+    monkeypatch.setattr(app.scratch, "clear", done.append)
+    monkeypatch.setattr(app.tracing, "start", done.append)
+    monkeypatch.setattr(app.tracing, "flush", lambda: done.append("flushes"))
+    monkeypatch.setattr(app, "die_with_parent", lambda: done.append("dies with its parent"))
+    monkeypatch.setattr(app._readiness, "reach", lambda *_: done.append("becomes ready"))
+    app.worker_process_init.send(sender=None)
+    assert done == ["forgets", "one", "adaspa-worker", "dies with its parent", "becomes ready"], "what may last is last"
+    done.clear()
+    app.worker_process_shutdown.send(sender=None)
+    assert done == ["flushes"]
+
+
+def test_all_that_a_worker_logs_has_the_settings_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what Celery's pool says of children that were killed."""
+    configured: list[Settings] = []
+    settings = Settings(_env_file=None)
+    monkeypatch.setattr(app, "get_settings", lambda: settings)
+    monkeypatch.setattr(app.logs, "configure", configured.append)
+    pool = app.get_logger()
+    monkeypatch.setattr(pool, "propagate", False)
+    for signals in (app.celeryd_init, app.setup_logging):
+        configured.clear()
+        pool.propagate = False
+        signals.send(sender=None)
+        assert configured == [settings] and pool.propagate
+
+
+@pytest.mark.parametrize("error", [WorkerStopping(), StoreUnavailable("away"), ValueError("a mistake"), None], ids=repr)
+def test_the_bell_of_a_job_that_goes_back_goes_back(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
+    ran: list[str] = []
+
+    def run(model: str) -> None:
+        ran.append(model)
+        if error is not None:
+            raise error
+
+    monkeypatch.setenv("ADASPA_WORKER_MODEL", "demo")
+    monkeypatch.setattr(app, "runner", lambda: SimpleNamespace(run=run))
+    if error is None:
+        app.generate()
+    elif isinstance(error, ValueError):
+        with pytest.raises(ValueError, match="a mistake"):
+            app.generate()
+    else:
+        with pytest.raises(app.Reject) as rejected:
+            app.generate()
+        assert rejected.value.requeue
+    assert ran == ["demo"]
