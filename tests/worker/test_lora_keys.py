@@ -111,6 +111,21 @@ def test_a_bias_is_taken_with_its_low_ranks_or_alone(with_ranks: bool) -> None:
         placed("wan", diffusers(low) | {BIAS: torch.ones(7)})
 
 
+def test_a_difference_of_a_bias_that_diffusers_knows_is_a_bias() -> None:
+    given = {
+        f"diffusion_model.blocks.{block}.{part}.diff_b": torch.full((size,), block + 1.5)
+        for block in range(2)
+        for part, size in (("self_attn.q", 48), ("cross_attn.o", 48), ("ffn.0", 32), ("ffn.2", 48))
+    }
+    found = placed("wan", OWN | given)
+    assert found.lost == [] and set(found.pairs) == set(WAN)
+    for block in range(2):
+        for layer in ("attn1.to_q", "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2"):
+            bias = found.pairs[f"blocks.{block}.{layer}"].bias
+            assert bias is not None and {*bias.tolist()} == {block + 1.5}
+    assert sum(pair.bias is not None for pair in found.pairs.values()) == len(given)
+
+
 LOW = low_ranks(MODELS["wan"][1], WAN)
 WHOLE = diffusers(LOW)
 OTHERS = diffusers(low_ranks(MODELS["ltx"][1], LTX))

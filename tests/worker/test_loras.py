@@ -282,17 +282,17 @@ def test_an_adapter_from_a_storage_is_fetched_once_and_kept_only_if_it_is_the_on
         return lora_files.found(spec)["other"]
 
     good = file.read_bytes()
-    small = {"memory": {"lora_cache_bytes": 9}}
+    just, small = ({"memory": {"lora_cache_bytes": len(good) - less}} for less in (0, 1))
     for content, changes, why in (
         (good[:-1] + bytes([good[-1] ^ 1]), {}, "its SHA-256 is"),
-        (good, small, f"has {len(good)} bytes; allowed: 9"),
+        (good, small, f"has {len(good)} bytes; allowed: {len(good) - 1}"),
     ):
         file.write_bytes(content)
         with pytest.raises(ModelUnavailable, match=f"loras: other: .*{why}"):
             found(**changes)
         assert not [path for path in home.rglob("*") if path.is_file()], "nothing of it is kept"
     file.write_bytes(good)
-    kept = found()
+    kept = found(**just)
     assert kept == home / "loras" / f"{own['sha256']}.safetensors" and kept.read_bytes() == good
     assert asked == ["s3://looks/of"] * 3
     file.unlink()
@@ -388,9 +388,12 @@ def test_files_are_held_against_the_model_and_the_cache(
     def checked(*own: dict[str, Any], **changes: Any) -> None:
         check(ModelSpec.model_validate(model_spec(tiny_pipeline, loras=own, **changes)), tiny_pipeline)
 
+    size = Path(loras[0]["source"]).stat().st_size
+    checked(loras[0], memory={"lora_cache_bytes": size})
+    why = f"loras: whole: has {size} bytes; allowed: {size - 1}, set by memory.lora_cache_bytes"
+    with pytest.raises(ModelUnavailable, match=why):
+        checked(loras[0], memory={"lora_cache_bytes": size - 1})
     checked(*loras)
-    with pytest.raises(ModelUnavailable, match=r"loras: whole: has \d+ bytes; allowed: 9, set by memory.lora_cache_"):
-        checked(*loras, memory={"lora_cache_bytes": 9})
     half = diffusers(low(WAN[:2])) | {
         f"transformer.blocks.7.attn1.to_q.lora_{part}.weight": torch.ones(4, 4) for part in "AB"
     }
