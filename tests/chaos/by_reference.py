@@ -48,6 +48,8 @@ MODELS, OWNERS, WORKERS = ("one", "two"), ("a", "b", "c"), ("w1", "w2", "w3")
 PROCESSES = ("p", "q")
 HOSTS = ("http://a.example:81/x?y", "https://b.example/", "https://a.example:81#c")
 ERROR = JobError(code=ErrorCode.generation_failed, message="as it was told")
+KNOWN = (("", 2), ("fast", 1))
+"""Presets of a worker's memory, and of how many sizes it tells with each; whatever it does not tell of fits."""
 TIMED: dict[str, Any] = {
     **{"width": 64, "height": 64, "num_frames": 9, "steps": 4, "guided": True, "denoising": 2.0, "rest": 1.0}
 }
@@ -162,7 +164,7 @@ class Drawn:
         self.acts: list[tuple[Callable[[], None], int]] = [
             *((self.admit, 14), (self.claim, 14), (self.tell, 14), (self.end, 16), (self.time_passes, 12)),
             *((self.look_after, 12), (self.cancel, 5), (self.delete, 5), (self.announce, 9), (self.ring, 2)),
-            *((self.begin_worker, 2), (self.images, 4), (self.deliver, 10), (self.operate, 3), (self.upgrade, 2)),
+            *((self.begin_worker, 2), (self.images, 6), (self.deliver, 10), (self.operate, 3), (self.upgrade, 2)),
         ]
 
     def play(self, requests: int = REQUESTS) -> None:
@@ -432,7 +434,8 @@ class Drawn:
     def look_after(self) -> None:
         """A chore of janitors."""
         store, wanted = self.store, self.wanted
-        job_id = self.random.choice([self.some_job(), *list(wanted.keys["purge"])[:3]])
+        made_of_images = [each for each in wanted.keys["purge"] if wanted.job(each).get("inputs")]
+        job_id = self.random.choice([self.some_job(), *list(wanted.keys["purge"])[:2], *made_of_images[:2]])
         codes = [{"code": code, "message": Anything()} for code in ("queue_timeout", "model_not_served")]
         chores: dict[str, Callable[[], tuple[Any, Any]]] = {
             "requeue": lambda: (sorted(store.requeue_expired()), self.requeued()),
@@ -475,8 +478,10 @@ class Drawn:
         worker = f"{model}-{draw.choice(WORKERS)}"
         spec = ModelSpec.model_validate(model_spec("builtin:demo", id=model, gpus=draw.choice((1, 2))))
         priorities = draw.choice((list(Priority), [Priority.interactive], [Priority.bulk]))
-        most = draw.choice((5, 9, 0))
-        fits = draw.choice((None, Fits(limit=9, frames={"": {"64x64": most}, "fast": {"96x64": most}})))
+        most = {
+            preset: {size: draw.choice((5, 9, 0)) for size in ("64x64", "96x64")[-sizes:]} for preset, sizes in KNOWN
+        }
+        fits = draw.choice((None, Fits(limit=9, frames=most), Fits(limit=9, frames=most)))
         self.say(worker, [each.value for each in priorities], fits and most)
         bells = self.store.announce(spec, worker, priorities, fits)
         wanted = self.wanted.announce(

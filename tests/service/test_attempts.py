@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 from adaspa_api.words import ErrorCode, JobStatus
+from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.store import (
@@ -317,3 +318,18 @@ def test_what_fits_into_a_worker_goes_by_preset_size_and_frames(
     told = Fits(limit=9, frames={"": {"64x64": 9, "32x32": 0}, "fast": {"64x64": 5}})
     asked = params(quality=quality, width=size[0], height=size[1], num_frames=frames)
     assert told.takes(asked) == fits
+
+
+@pytest.mark.parametrize(
+    ("frames", "missing"),
+    [
+        ({"": {"64x64": 9}, "fast": {"64x64": 9}}, ""),
+        ({"": {"64x64": 5}, "fast": {"64x64": 9}}, "64x64 with 9 frames (default)"),
+        ({"": {"64x64": 5}, "fast": {"64x64": 5}}, "64x64 with 9 frames"),
+        ({"": {"64x64": 0}, "fast": {"64x64": 5}}, "64x64 with 5, 9 frames (default); 64x64 with 9 frames (fast)"),
+        ({"": {"64x64": 9, "96x64": 0}, "fast": {"64x64": 9, "96x64": 0}}, "96x64 with 5, 9 frames"),
+    ],
+)
+def test_what_does_not_fit_is_named_by_size_frames_and_preset(frames: dict[str, Any], missing: str) -> None:
+    spec = Catalog.load(None).default.model_copy(update={"frames": (9, 5)})
+    assert Fits(limit=1, frames=frames).missing(spec) == missing

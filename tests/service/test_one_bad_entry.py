@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_jobs.job import JobParams
+from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.logs import AUDIT
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import StorageUnavailable
@@ -139,6 +139,20 @@ def test_a_job_whose_record_is_gone_takes_no_place_of_its_owners(
     with pytest.raises(TooManyInFlight):
         state.store.admit_all([params()], max_in_flight=1)
     assert [one.id for one in state.store.unfinished("open")] == [job.id]
+
+
+@pytest.mark.parametrize("way", ["gone", "without an owner"])
+def test_what_is_left_of_a_job_that_nobody_owns_stays_for_a_while_only(
+    valkey: redis.Redis, params: Callable[..., JobParams], way: str
+) -> None:
+    store = JobStore(valkey, result_ttl_seconds=3600.0)
+    lease = claimed(store, create(store, params()))
+    store.report_preview(lease, Progress(phase="denoising", step=1, steps=10, preview_step=1), b"RIFF")
+    SPOILED[way](valkey, f"adaspa:job:{lease.job.id}")
+    lose_lease(store, lease.job.id)
+    assert store.requeue_expired() == []
+    left = [key for key in valkey.scan_iter("adaspa:*") if lease.job.id.encode() in key]
+    assert left and all(3500 < valkey.ttl(key) <= 3600 for key in left)
 
 
 def test_the_log_names_a_job_that_is_set_aside_once(

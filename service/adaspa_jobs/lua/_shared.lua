@@ -457,7 +457,9 @@ local function set_aside(id)
   if not fields.owner then
     redis.call('ZREM', PREFIX .. 'expiry', id)
     redis.call('ZREM', PREFIX .. 'leavings', id)
-    redis.call('PEXPIRE', record(id), int(LIMITS.ttl_ms))
+    for _, kind in ipairs({ 'job:', 'events:', 'preview:' }) do
+      redis.call('PEXPIRE', PREFIX .. kind .. id, int(LIMITS.ttl_ms))
+    end
   elseif not ENDED[get(id, 'status')] then
     know(id, fields.owner, fields.model or '', fields.priority or 'interactive', tonumber(fields.cost) or 0)
     redis.call('HSET', record(id), 'attempt', tonumber(fields.attempt) and fields.attempt or '0', 'progress', '{}')
@@ -489,7 +491,7 @@ end
 -- The running job that a worker has a lease of, if it has one.
 local function held_by(worker)
   local id = redis.call('HGET', PREFIX .. 'leases_by_worker', worker)
-  if id and get(id, 'status') == 'in_progress' and get(id, 'worker') == worker then
+  if id and get(id, 'status') == 'in_progress' then
     local _, whole = read(id)
     if whole then
       return id

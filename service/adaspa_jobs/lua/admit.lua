@@ -46,7 +46,7 @@ local function new_id(random)
   return string.format('video_%06x%08x%s', high, us - high * 4294967296, random)
 end
 
-if A.inputs and not A.shared then
+if A.inputs then
   redis.call('ZREM', PREFIX .. 'awaited_inputs', A.inputs)
 end
 local ids, answer = {}, { 'created', 0, {} }
