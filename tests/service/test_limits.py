@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from adaspa_api import estimates, loras, models, report, usage, videos
 from adaspa_api.fields import ROLES, VideoCreate, rows
-from adaspa_api.limits import Length, Range, Refused, StepsRange, seconds_text
+from adaspa_api.limits import Length, Range, Refused, StepsRange, seconds_text, shown
 from adaspa_api.metadata import Name, Pairs, read
 from adaspa_api.videos import Video
 from adaspa_api.words import OutputFormat, Task
@@ -174,6 +174,27 @@ def test_each_number_is_taken_from_its_least_to_its_most() -> None:
     assert (limit.schema(without), limit.allowed(without), limit.settle(None, without, {})) == (None, "none", None)
     with pytest.raises(Refused, match="is not supported by model demo; allowed: none"):
         limit.settle(3.0, without, {})
+
+
+def test_texts_are_of_the_models_length_and_a_prompt_is_not_blank() -> None:
+    spec = model(max_prompt_chars=20, guidance_range=[1, 9], default_guidance=5.0)
+    for letter, length in product(("a", "é", "\U0001f534", " ", "\n", "\u3000"), (0, 1, 19, 20, 21)):
+        text, blank = letter * length, not letter.strip() or not length
+        assert (refused(spec, negative_prompt=text) is None) == (length <= 20), text
+        try:
+            resolve(VideoCreate(prompt=text), Catalog([spec]))
+        except ApiError as error:
+            assert error.param == "prompt" and "allowed: 1 to 20 characters" in error.message
+            assert length > 20 or blank
+        else:
+            assert length <= 20 and not blank, "each character counts once"
+
+
+def test_a_value_in_a_message_is_whole_or_begins_as_it_is() -> None:
+    for length in range(55, 70):
+        text = "x" * length
+        assert shown(text) == (repr(text) if len(repr(text)) <= 60 else repr(text)[:57] + "...")
+        assert len(shown(text)) <= 60
 
 
 # Notes
