@@ -24,10 +24,10 @@ def adaspa(*arguments: object, server: str = NOWHERE, **extra: str) -> subproces
     return forked.run(main, ["adaspa", *map(str, arguments)], clean_environment(ADASPA_SERVER=server, **extra))
 
 
-def in_terminal(*arguments: object, server: str, answer: str | None = None) -> tuple[int, str]:
+def in_terminal(*arguments: object, server: str = NOWHERE, answer: str | None = None, **extra: str) -> tuple[int, str]:
     """Exit status of the command in a terminal of 80 columns, and what it shows; it is given an answer if it asks."""
     leader, follower = pty.openpty()
-    env = clean_environment(ADASPA_SERVER=server, TERM="xterm-256color", COLUMNS="80")
+    env = clean_environment(ADASPA_SERVER=server, TERM="xterm-256color", COLUMNS="80", **extra)
     streams = {"stdin": subprocess.DEVNULL if answer is None else follower, "stdout": follower, "stderr": follower}
     process = subprocess.Popen([ADASPA, *map(str, arguments)], env=env, **streams)
     os.close(follower)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from adaspa_command import adaspa
+from adaspa_command import adaspa, in_terminal
 from adaspa_jobs.settings import Settings
 from running_gateway import FILES, Service
 
@@ -50,3 +50,19 @@ def test_files_of_jobs_that_redis_forgot_are_listed_and_removed(
     assert adaspa("storage", "orphans", **own).stdout == ""
     all_ages = json.loads(adaspa("storage", "orphans", "--older-than", "0s", "--json", **own).stdout)
     assert [found["video_id"] for found in all_ages] == [young]
+
+
+@pytest.mark.parametrize("answer", ["y", ""])
+def test_a_terminal_asks_before_files_are_removed(
+    service: Service, settings: Settings, redis_url: str, forgotten: str, answer: str
+) -> None:
+    for _ in range(2):
+        service.completed()
+    before = service.parts.storage.keys("")
+    own = {"ADASPA_REDIS_URL": redis_url, "ADASPA_STORAGE_URL": settings.storage_url}
+    status, shown = in_terminal("storage", "orphans", "--remove", answer=answer, **own)
+    said = " ".join(shown.split())
+    assert "Permanently remove the files of 1 jobs? Storage also has files of 2 known jobs. [y/N]" in said
+    assert (status, "removed: 1 jobs" in said) == ((0, True) if answer else (1, False))
+    left = [key for key in before if answer == "" or forgotten not in key]
+    assert service.parts.storage.keys("") == left

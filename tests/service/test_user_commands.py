@@ -15,6 +15,7 @@ from adaspa_command import NOWHERE, adaspa, clean_environment, in_terminal
 from adaspa_jobs.settings import Settings
 from adaspa_service.cli import app, main
 from adaspa_service.cli.server import checked
+from filmed import filmed
 from running_gateway import FILES, Service, demo_catalog, serving
 from typer.testing import CliRunner
 from waiting import PATIENCE, until
@@ -177,6 +178,26 @@ def test_videos_without_a_name_are_named_after_their_jobs(
         assert {video["id"] for video in (told if count > 1 else [told])} == {job.id for job in made}
     else:
         assert all(f"Wrote {job.id}.mp4" in out for job in made) and out.count("AdaSpa: 4 dense steps") == count
+
+
+def test_a_comparison_is_of_two_jobs_that_differ_in_their_attention_alone(
+    service: Service, begun: Callable[..., forked.Started], tmp_path: Path
+) -> None:
+    asked = ("--sparsity", 0.5, "--steps", 9, "--guidance", 2.5, "--negative", "a circle")
+    output = tmp_path / "both.mp4"
+    command = begun("compare", "a star", *asked, "-o", output, jobs=2)
+    dense, ours = sorted(service.store.unfinished("open"), key=lambda job: job.params.sparsity or 0)
+    assert (dense.params.quality, dense.params.sparsity) == ("exact", None)
+    assert ours.params == dense.params.model_copy(update={"quality": None, "sparsity": 0.5}), "and one seed"
+    assert (dense.params.steps, dense.params.guidance_scale, dense.params.negative_prompt) == (9, 2.5, "a circle")
+    for job in (dense, ours):
+        service.complete(service.claim(job.id), filmed(8))
+    assert command.wait(PATIENCE) == 0, (tmp_path / "err.txt").read_text()
+    assert "PSNR 100.00 dB, SSIM 1.0000" in (tmp_path / "out.txt").read_text()
+    assert {path.name for path in tmp_path.glob("*both*")} == {"both.mp4"}
+    for name in ("both.webm", "none/both.mp4"):
+        assert "--output" in printed(service, "compare", "a star", "-o", tmp_path / name, status=2)
+    assert len(ids(service)) == 2
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
