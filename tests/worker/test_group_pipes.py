@@ -342,6 +342,34 @@ def test_a_follower_beats_until_its_leader_is_gone(monkeypatch: pytest.MonkeyPat
     assert ended.is_set() and not beats.is_alive()
 
 
+def test_a_follower_dies_with_its_leader_leaves_ctrl_c_to_it_and_logs_as_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done, (_, theirs) = list[Any](), Pipe()
+    monkeypatch.setattr(follower.sys, "argv", ["follower", str(os.dup(theirs.fileno()))])
+    monkeypatch.setattr(follower, "die_with_parent", lambda: done.append("dies with its leader"))
+    monkeypatch.setattr(follower.signal, "signal", lambda *what: done.append(what))
+    monkeypatch.setattr(follower.logs, "configure", done.append)
+    monkeypatch.setattr(follower, "Leader", lambda connection: done.append("beats"))
+    monkeypatch.setattr(follower, "follow", lambda _: done.append("follows"))
+    follower.main()
+    ctrl_c = (follower.signal.SIGINT, follower.signal.SIG_IGN)
+    assert done == ["dies with its leader", ctrl_c, follower.get_settings(), "beats", "follows"]
+
+
+def test_a_follower_that_cannot_go_on_ends_although_it_beats() -> None:
+    """As one that cannot load the model: its leader hears of the end, and not of beats for ever."""
+    code = """
+        from multiprocessing import Pipe
+        from adaspa_worker.follower import Leader
+
+        ours, theirs = Pipe()
+        Leader(theirs)
+        raise SystemExit(3)
+    """
+    assert subprocess.call([sys.executable, "-c", dedent(code)], timeout=PATIENCE) == 3
+
+
 def test_a_follower_whose_leader_is_killed_ends_even_if_it_hears_nothing_of_that() -> None:
     """As in the middle of a kernel: here, its pipe stays open."""
     ours, theirs = Pipe()
