@@ -89,9 +89,16 @@ def test_an_event_that_is_sent_anew_no_longer_expires(store: JobStore, params: C
     assert store.client.ttl(f"adaspa:webhook:{job.id}") == -1
 
 
-@pytest.mark.parametrize("lost", [None, "url", "type", "attempts"])
+@pytest.mark.parametrize(
+    ("lost", "value"),
+    [
+        (None, None),
+        *((name, None) for name in ("url", "type", "owner", "lane", "attempts")),
+        *(("attempts", value) for value in ("many", "1.5", "-1", "1e3", " 1", "", "9" * 30)),
+    ],
+)
 def test_a_delivery_without_its_whole_record_stops_no_other(
-    store: JobStore, params: Callable[..., JobParams], lost: str | None
+    store: JobStore, params: Callable[..., JobParams], lost: str | None, value: str | None
 ) -> None:
     """As after a restored backup."""
     ids = []
@@ -103,14 +110,29 @@ def test_a_delivery_without_its_whole_record_stops_no_other(
     key = f"adaspa:webhook:{ids[0]}"
     if lost is None:
         store.client.delete(key)
-    elif lost == "attempts":
-        store.client.hset(key, lost, "many")
+    elif value is not None:
+        store.client.hset(key, lost, value)
     else:
         store.client.hdel(key, lost)
     taken = [delivery.job_id for _ in range(3) for delivery in deliveries.take(10)]
     assert taken == [ids[1]]
     assert deliveries.counts().waiting == 1
     assert not store.client.exists(key)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("tried_at", "soon"), ("tried_at", ""), ("error", b"\xff"), ("invented", "1")]
+)
+def test_what_a_delivery_can_do_without_is_passed_over(
+    store: JobStore, params: Callable[..., JobParams], name: str, value: str | bytes
+) -> None:
+    job, _ = admit(store, params(), webhook_url="https://hooks.example.com/")
+    store.request_cancel(job.id)
+    store.client.hset(f"adaspa:webhook:{job.id}", name, value)  # type: ignore[arg-type]
+    deliveries = DeliveryStore(store.client)
+    shown = deliveries.get(job.id)
+    (taken,) = deliveries.take(10)
+    assert shown is not None and (taken.job_id, taken.tried_at, taken.job().id) == (job.id, None, job.id)
 
 
 def test_what_is_heard_late_of_an_attempt_frees_no_lane_that_another_has(

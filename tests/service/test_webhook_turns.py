@@ -168,6 +168,7 @@ class Desk:
     def redeliver(self) -> None:
         if not self.wanted:
             return
+        assert not self.deliveries.redeliver("video_unknown")
         job_id = self.draw.choice([*self.wanted])
         one = self.wanted[job_id]
         assert self.deliveries.redeliver(job_id)

@@ -461,8 +461,10 @@ def test_what_is_sent_again_is_what_was_sent_first(settings: Settings, tmp_path:
 def test_a_receiver_may_put_an_attempt_off_and_not_bring_it_on(asked: float | None, least: float, most: float) -> None:
     settings: Any = SimpleNamespace(webhook_retry_seconds=(100.0,))
     delivery: Any = SimpleNamespace(attempts=1)
-    again = Deliverer(None, settings, None)._again_in(delivery, Result(Outcome.rejected, retry_after=asked))  # type: ignore[arg-type]
-    assert again is not None and least <= again <= most
+    one = Deliverer(None, settings, None)  # type: ignore[arg-type]
+    found = [one._again_in(delivery, Result(Outcome.rejected, retry_after=asked)) or -1.0 for _ in range(300)]
+    assert least <= min(found) and max(found) <= most
+    assert least == most or (min(found) < 85 and max(found) > 115), "what failed together does not come back together"
 
 
 def test_each_key_has_a_secret_of_its_own_and_none_that_of_the_service(settings: Settings, store: JobStore) -> None:

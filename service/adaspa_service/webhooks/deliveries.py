@@ -218,7 +218,8 @@ class DeliveryStore:
 
 
 def _delivery(job_id: str, fields: Mapping[bytes, bytes]) -> Delivery:
-    text = {name.decode(): value.decode() for name, value in fields.items()}
+    text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
+    tried_at = text.get("tried_at", "")
     return Delivery(
         job_id=job_id,
         type=text["type"],
@@ -229,5 +230,5 @@ def _delivery(job_id: str, fields: Mapping[bytes, bytes]) -> Delivery:
         record=text.get("record"),
         body=text.get("body"),
         error=text.get("error", ""),
-        tried_at=int(text["tried_at"]) if "tried_at" in text else None,
+        tried_at=int(tried_at) if tried_at.isdecimal() else None,  # only shown: a damaged one holds up no event
     )

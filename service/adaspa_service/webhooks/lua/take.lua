@@ -22,10 +22,11 @@ for _, lane in ipairs(lanes) do
   local first = redis.call('ZRANGE', PREFIX .. 'webhook_lane:' .. lane, 0, 0, 'WITHSCORES')
   local id, due = first[1], tonumber(first[2])
   local fields = id and redis.call('HMGET', PREFIX .. 'webhook:' .. id, 'owner', 'attempts', 'type', 'url', 'lane') or {}
-  local owner = tonumber(fields[2]) and fields[3] and fields[4] and fields[5] and fields[1]
+  local counted = string.match(fields[2] or '', '^%d%d?%d?%d?$')  -- what Redis can add to, and Python can read
+  local owner = counted and fields[3] and fields[4] and fields[5] and fields[1]
   if not id then
     redis.call('ZREM', PREFIX .. 'webhook_lanes', lane)
-  elseif not owner then  -- a delivery without its whole record, such as a restored backup may hold
+  elseif not owner then  -- a delivery without its whole record, such as a restored backup may hold, or a damaged one
     redis.call('ZREM', PREFIX .. 'webhook_lane:' .. lane, id)
     redis.call('ZREM', PREFIX .. 'webhooks', id)
     redis.call('DEL', PREFIX .. 'webhook:' .. id)
