@@ -144,11 +144,20 @@ def test_the_adapters_used_last_stay_in_memory_and_a_file_that_changed_is_not_us
 def test_a_job_for_another_file_than_the_catalogs_is_not_begun(
     engine: Callable[..., Engine], loras: list[dict[str, Any]], params: Callable[..., JobParams]
 ) -> None:
-    served = engine(loras[1:2])
-    asked = params(loras=[LoraUse(name="other", scale=1.0, sha256=64 * "0")])
-    with pytest.raises(NotLoaded) as refused:
-        served.denoise(asked, served.encode_prompt(asked, {}), lambda *_: None)
-    assert "a file with SHA-256 000" in str(refused.value.__cause__)
+    """Also after one for the catalog's own file, which is in the slots."""
+    served, own = engine(loras[1:2]), loras[1]["sha256"]
+    asked = params(steps=1, guidance_scale=1.0)
+    encoded = served.encode_prompt(asked, {})
+    for sha256, begins in (("0" * 64, False), (own, True), ("0" * 64, False), (None, True), ("0" * 64, False)):
+        uses = [LoraUse(name="other", scale=1.0, sha256=sha256)]
+        job = asked.model_copy(update={"loras": uses})
+        steps: list[int] = []
+        try:
+            served.denoise(job, encoded, lambda done, _, steps=steps: steps.append(done))
+        except NotLoaded as refused:
+            assert "a file with SHA-256 000" in str(refused.__cause__) and not begins
+        served.reset()
+        assert steps == [1] * begins
 
 
 def test_slots_that_could_not_be_filled_are_not_taken_for_those_of_the_job_before(

@@ -1,5 +1,10 @@
 """What a worker's metrics say of its GPU, and where they are served."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
 from types import SimpleNamespace
 from typing import Any
 
@@ -78,3 +83,48 @@ def test_a_port_that_is_taken_is_named_before_the_worker_starts(capsys: pytest.C
     for _ in range(2):
         program.check_port(port)  # it is only looked at
     assert capsys.readouterr().err.startswith(f"adaspa worker: ADASPA_METRICS_PORT: cannot use port {port} (")
+
+
+CHILDREN = """
+    import os, signal, sys
+    from adaspa_worker import metrics
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    def child(run, ends):
+        if (pid := os.fork()) == 0:
+            run()
+            ends()
+        os.waitpid(pid, 0)
+
+    def scrape():
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        names = ("adaspa_attempts_total", "adaspa_worker_busy", "adaspa_cache_bytes", "adaspa_gpu_memory_bytes")
+        print(*(sum(s.value for m in registry.collect() for s in m.samples if s.name == name) for name in names))
+
+    def first():
+        metrics.attempts.labels("m", "completed").inc()
+        metrics.busy.labels("m").set(1)
+        metrics.cache_bytes.labels("m").set(70)
+        metrics.gpu_bytes.labels("total").set(80)
+
+    def second():
+        metrics.attempts.labels("m", "failed").inc(2)
+        metrics.busy.labels("m").set(0)
+        metrics.cache_bytes.labels("m").set(50)
+
+    child(first, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    scrape()
+    metrics.forget_earlier_child()
+    scrape()
+    child(second, lambda: os._exit(0))
+    scrape()
+"""
+
+
+def test_the_counts_of_a_killed_child_stay_and_what_it_said_of_the_present_goes(tmp_path: Path) -> None:
+    line = [sys.executable, "-c", dedent(CHILDREN)]
+    said = subprocess.check_output(line, env=os.environ | {metrics.FOLDER: str(tmp_path)}, text=True)
+    attempts_busy_cache_gpu = [[float(word) for word in row.split()] for row in said.splitlines()]
+    assert attempts_busy_cache_gpu == [[1, 1, 70, 80], [1, 0, 70, 0], [3, 0, 50, 0]]
