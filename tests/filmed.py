@@ -22,6 +22,7 @@ def filmed(
     kind: str = "mp4",
     codec: str = "libx264",
     turned: int = 0,
+    pixels: Fraction | None = None,
     sound: float = 0.0,
     options: dict[str, str] | None = None,
 ) -> bytes:
@@ -30,6 +31,7 @@ def filmed(
     Args:
         frames, fps, size, kind, codec: of the file.
         turned: how far a player is to turn it against the clock, in degrees.
+        pixels: width of a pixel by its height; they are square if None.
         sound: seconds of a silent sound beside it.
         options: of the container.
     """
@@ -39,6 +41,8 @@ def filmed(
             stream: Any = container.add_stream(codec, rate=fps)
             stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
             stream.codec_context.gop_size = 12
+            if pixels:
+                stream.codec_context.sample_aspect_ratio = pixels
             if sound:
                 heard: Any = container.add_stream("libopus" if kind == "webm" else "aac", rate=48_000, layout="mono")
             if turned:

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import pytest
@@ -157,3 +158,24 @@ def test_one_of_another_shape_is_cut_or_has_black_bars(tmp_path: Path) -> None:
             (image,) = kept.take(sources(Role.last), fit)
             with Image.open(BytesIO(kept.storage.read(image.key))) as shown:
                 assert (shown.getpixel((1, 16)) == (0, 0, 0)) is (fit is Fit.contain)
+
+
+def test_one_request_at_a_time_has_its_files_decoded(tmp_path: Path) -> None:
+    """Whatever comes at once: each may take some hundred MB."""
+    met, both = list[int](), Barrier(2)
+
+    def size_of(*_: int) -> tuple[int, int]:
+        with suppress(BrokenBarrierError):
+            met.append(both.wait(0.2))
+        both.reset()
+        return 64, 32
+
+    with keeping(tmp_path) as kept:
+
+        async def take(role: Role) -> tuple[Input, ...]:
+            return await kept.inputs.take(sources(role), "open", size_of, Fit.cover, Used(Tail(9, 8), 2.0))
+
+        async def take_all() -> list[tuple[Input, ...]]:
+            return await asyncio.gather(*map(take, (Role.first, Role.last)))
+
+        assert len(asyncio.run(take_all())) == 2 and met == []

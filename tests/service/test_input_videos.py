@@ -242,6 +242,16 @@ def test_a_video_is_turned_and_fitted(service: Service) -> None:
     assert contained.getpixel((2, 32)) == (0, 0, 0) and contained.getpixel((32, 32)) != (0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("pixels", "size"), [(Fraction(1, 2), "64x64"), (Fraction(1, 4), "64x128"), (Fraction(2), "128x64")], ids=str
+)
+def test_a_video_has_the_shape_in_which_it_is_shown(service: Service, pixels: Fraction, size: str) -> None:
+    """Not that in which it is stored, of pixels that are no squares."""
+    video = post(service, start_video=video_uri(filmed(20, pixels=pixels))).json()
+    assert video["size"] == size
+    assert_corners(kept(service, video)[0])
+
+
 def test_a_video_is_shared_and_goes_with_the_last_job(service: Service) -> None:
     batch = post(service, start_video=video_uri(wide()), n=2).json()["data"]
     remixed = service.http.post(f"/videos/{batch[0]['id']}/remix", json={"prompt": "a blue circle"}).json()

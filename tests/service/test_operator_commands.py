@@ -14,9 +14,11 @@ from adaspa_jobs.store import JobStore
 from adaspa_service.access.acts import OperatorActs
 from adaspa_service.access.keys import KeyStore, Scope
 from adaspa_service.access.open_access import KeysRequired
+from adaspa_service.cli import app
 from adaspa_service.local.folder import reachable_redis
 from adaspa_service.webhooks.deliveries import DeliveryStore, Outcome
 from admitting import admit
+from typer.testing import CliRunner
 
 SECRET = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXM="
 Command = Callable[..., str]
@@ -77,6 +79,23 @@ def test_a_key_that_is_revoked_leaves_its_jobs_unless_they_are_to_go(
     assert command("keys", "revoke", key.id) == f"revoked {key.id}"
     assert acts() == [("key.revoked", key.id)]
     assert store.get(job.id).status == "queued"  # type: ignore[union-attr]
+
+
+def test_a_key_makes_no_more_jobs_while_its_jobs_are_cancelled(
+    redis_url: str, store: JobStore, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that it made meanwhile would be left."""
+    key, token = KeyStore(store.client).create("one", frozenset({Scope.write}))
+    admit(store, params(), owner=key.id)
+    known, unfinished = list[object](), JobStore.unfinished
+
+    def look(self: JobStore, owner: str) -> Any:
+        known.append(KeyStore(store.client).authenticate(token))
+        return unfinished(self, owner)
+
+    monkeypatch.setattr(JobStore, "unfinished", look)
+    done = CliRunner(env={"ADASPA_REDIS_URL": redis_url}).invoke(app, ["keys", "revoke", key.id, "--cancel-jobs"])
+    assert done.stdout == f"revoked {key.id}, cancelled 1 jobs\n" and known == [None]
 
 
 def test_the_usage_of_all_keys_comes_by_what_they_used(command: Command, store: JobStore, params: Params) -> None:

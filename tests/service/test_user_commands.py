@@ -12,6 +12,7 @@ import pytest
 from adaspa_api.report import JobError
 from adaspa_api.words import ErrorCode
 from adaspa_command import NOWHERE, adaspa, clean_environment, in_terminal
+from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
 from adaspa_service.cli import app, main
 from adaspa_service.cli.server import checked
@@ -266,7 +267,10 @@ def test_detached_videos_are_told_in_the_order_of_their_seeds(service: Service, 
     assert not list(tmp_path.glob("star*"))
 
 
-def test_an_estimate_says_what_it_knows_and_why_it_knows_no_more(service: Service) -> None:
+def test_an_estimate_says_what_it_knows_and_why_it_knows_no_more(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaspa_service.gateway.state.RECENT_SECONDS", 0.0)
     lines = printed(service, "estimate", "--steps", 20).splitlines()
     assert lines[0] == "demo, 128x128, 33 frames, 20 steps"
     presets = {line.split("\t")[0]: line.split("\t")[1:] for line in lines[1:-1]}
@@ -275,6 +279,13 @@ def test_an_estimate_says_what_it_knows_and_why_it_knows_no_more(service: Servic
     assert lines[-1] == "Start time unknown; workers that serve the interactive queue: 0."
     asked = json.loads(printed(service, "estimate", "--quality", "fast", "--priority", "bulk", "--json"))
     assert (asked["quality"], asked["priority"], ids(service)) == ("fast", "bulk", [])
+    service.store.announce(Catalog.load(None).default, "worker")
+    for count in (1, 2):
+        service.completed(quality="fast", steps=20)
+        lines = printed(service, "estimate", "--steps", 20).splitlines()
+        jobs = f"{count} job{'s' * (count - 1)} of 128x128, 33 frames"
+        assert [line for line in lines if line.startswith("fast")] == [f"fast\t1.5\t1.5\t{jobs}"]
+        assert lines[-1] == "A worker would start it immediately."
 
 
 def test_a_usage_is_told_by_day_and_model_with_its_sum(service: Service) -> None:
