@@ -31,6 +31,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setattr(group, "FOLLOWER", "playing_follower")
     monkeypatch.setattr(group, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(group, "SILENT_SECONDS", PATIENCE)
     groups: list[Group] = []
 
     def make() -> Group:
@@ -55,14 +56,14 @@ def test_each_piece_of_work_has_its_own_answers_and_none_of_the_last(made: Made)
     whole = made()
     assert Group.current is whole and group.failure() is None
     order(whole, "answer", None)
-    assert whole.settle() == []
+    assert whole.settle(PATIENCE) == []
     order(whole, "answer", "ValueError: no", rank=2)
     order(whole, "beat")
     order(whole, "answer", "", rank=1)
-    assert whole.settle() == ["ValueError: no"]
+    assert whole.settle(PATIENCE) == ["ValueError: no"]
     order(whole, "piece", 1, "of a work that was broken off")
     order(whole, "answer", None)
-    assert whole.settle() == []
+    assert whole.settle(PATIENCE) == []
     order(whole, "piece", 2, "of the next")
     pieces = whole.pieces(idle)
     assert [next(pieces) for _ in range(2)] == [Piece(2, "of the next")] * 2
@@ -84,7 +85,7 @@ def test_who_waits_for_pieces_hears_of_a_cancel_and_of_errors(made: Made) -> Non
         next(whole.pieces(idle))
     assert whole.failure is None, "it is up to the leader"
     order(whole, "answer", None, rank=1)
-    assert whole.settle() == ["ValueError: no"]
+    assert whole.settle(PATIENCE) == ["ValueError: no"]
     order(whole, "answer", None)
     order(whole, "piece", 1, "of the next", rank=1)
     assert next(whole.pieces(idle)).content == "of the next"
@@ -131,7 +132,7 @@ def test_a_process_that_fails_alone_ends_the_group_that_waits_for_it(
         order(whole, "answer", "ValueError: no")
         until(lambda: whole._answers.qsize() == 2, "both have failed")
         clock.move(group.ANSWER_SECONDS - 1)
-        assert whole.failure is None and whole.settle() == ["ValueError: no"] * 2, "and so has the leader"
+        assert whole.failure is None and whole.settle(PATIENCE) == ["ValueError: no"] * 2, "and so has the leader"
         clock.move(2 * group.ANSWER_SECONDS)
         assert whole.failure is None
     order(whole, "answer", "OutOfMemoryError: no", rank=2)
@@ -165,7 +166,7 @@ def test_a_process_that_dies_ends_all_others_and_whatever_waits_for_them(
     whole = made()
     order(whole, "die", rank=2)
     with pytest.raises(GroupFailed, match=r"^process 2 of the group died; stopping the group$") as first:
-        whole.settle()
+        whole.settle(PATIENCE)
     assert group.failure() is first.value
     for waits in (lambda: next(whole.pieces(idle)), lambda: order(whole, "answer", None), whole.settle):
         with pytest.raises(GroupFailed, match="process 2"):
@@ -183,7 +184,7 @@ def test_a_process_that_has_beaten_and_falls_silent_hangs(made: Made, monkeypatc
     order(whole, "beat", rank=2)
     until(lambda: whole.failure, "the silence is noticed")
     with pytest.raises(GroupFailed, match=r"^process 2 of the group was silent for 0 s; stopping"):
-        whole.settle()
+        whole.settle(PATIENCE)
 
 
 def test_a_process_that_does_not_end_its_work_fails_the_group(made: Made) -> None:
@@ -197,14 +198,14 @@ def test_a_process_that_does_not_end_its_work_fails_the_group(made: Made) -> Non
 def test_a_group_that_is_closed_ends_in_silence(made: Made, caplog: pytest.LogCaptureFixture) -> None:
     whole, later = made(), made()
     order(whole, "answer", None)
-    whole.settle()
+    whole.settle(PATIENCE)
     folder = whole.store.parent
     whole.close()
     assert all(process.poll() is not None for process in whole.processes) and not folder.exists()
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert whole.failure is None and Group.current is later, "the one that was made last"
     order(later, "answer", None)
-    assert later.settle() == []
+    assert later.settle(PATIENCE) == []
     later.close()
     assert Group.current is None
 
@@ -402,7 +403,7 @@ def test_a_leader_that_ends_without_closing_its_group_leaves_nothing(made: Made)
         group.FOLLOWER, group.SILENT_SECONDS = "playing_follower", float("inf")
         whole = group.Group(SimpleNamespace(gpus=3), Path("nowhere"))
         whole.tell((None, "answer", None))
-        whole.settle()
+        whole.settle(600)
         print(*(process.pid for process in whole.processes), whole.store.parent)
     """
     *pids, folder = subprocess.check_output([sys.executable, "-c", dedent(code)], text=True, timeout=PATIENCE).split()

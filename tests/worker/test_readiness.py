@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
@@ -26,7 +27,7 @@ from celery.platforms import EX_FAILURE
 from celery.worker import state
 from chaos.by_starts import alive
 from tiny_catalog import model_spec
-from waiting import until
+from waiting import PATIENCE, until
 
 
 def test_a_child_is_ready_once_it_is_warm_and_fails_for_good() -> None:
@@ -135,13 +136,13 @@ def test_a_child_that_is_told_to_stop_ends_at_once_while_it_loads_and_not_with_a
         child.reach(load, stopping.is_set)
         for thread in threading.enumerate():
             if thread.name == "stopping":
-                thread.join(10)
+                thread.join(PATIENCE / 10)
                 assert not thread.is_alive(), "what looks whether the worker is to stop goes on behind the load"
     assert ends == []
 
     def loads() -> None:
         stopping.set()
-        assert loading.wait(60)
+        assert loading.wait(PATIENCE)
 
     stopping.set()
     Readiness().reach(loads, stopping.is_set)
@@ -289,7 +290,8 @@ def test_the_folder_of_the_metrics_goes_with_the_worker(tmp_path: Path, monkeypa
 
 def test_a_process_whose_parent_is_killed_ends() -> None:
     """It would go on with a job that another worker takes over."""
-    child = "from adaspa_worker.parent import die_with_parent; die_with_parent(); print(1, flush=True); input()"
+    begins = "import time; from adaspa_worker.parent import die_with_parent; die_with_parent()"
+    child = f"{begins}; print(1, flush=True); time.sleep(600)"
     code = f"""
         import subprocess, sys
         child = subprocess.Popen([sys.executable, "-c", {child!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -303,7 +305,11 @@ def test_a_process_whose_parent_is_killed_ends() -> None:
     assert alive(pid)
     parent.kill()
     parent.wait()
-    until(lambda: not alive(pid), "the child ends")
+    try:
+        until(lambda: not alive(pid), "the child ends", seconds=PATIENCE / 10)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_process_whose_parent_has_just_ended_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
