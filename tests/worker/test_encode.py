@@ -1,11 +1,15 @@
 """Frames become files that players and browsers accept."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from adaspa_worker.encode import VideoWriter, encode, sheet_indices
+from adaspa_api.words import OutputFormat
+from adaspa_worker.encode import VideoWriter, encode, sheet_indices, shrink
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 
@@ -47,6 +51,46 @@ def test_the_same_frames_give_the_same_file(tmp_path: Path) -> None:
 def test_a_size_that_the_format_cannot_hold_is_refused(tmp_path: Path, width: int, height: int) -> None:
     with pytest.raises(ValueError, match=f"^{width}x{height} is not a size for libx264; .* multiples of 2 up to 16384"):
         VideoWriter(tmp_path / "video.mp4", width=width, height=height, fps=8, num_frames=1)
+
+
+@pytest.mark.parametrize("output", list(OutputFormat))
+def test_each_format_takes_sizes_from_its_step_to_its_longest_side(tmp_path: Path, output: OutputFormat) -> None:
+    """By its step: the sides that yuv420p halves are even."""
+    step = 2 if output.holds_sound else 1
+    longest = {"mp4": 16384, "webm": 65534, "gif": 65535, "webp": 16383}[output]
+
+    def taken(width: int, height: int) -> bool:
+        try:
+            VideoWriter(tmp_path / "video", output, width=width, height=height, fps=8, num_frames=1)
+        except ValueError as error:
+            assert str(error).startswith(f"{width}x{height} is not a size for ")
+            return False
+        return True
+
+    sides = {step: True, longest: True, longest - step: True, longest + step: False, 0: False, -step: False}
+    sides[step + 1] = sides[longest - 1] = step == 1
+    for side, fits in sides.items():
+        assert (taken(side, 64), taken(64, side)) == (fits, fits), side
+
+
+@given(width=st.integers(1, 2000), height=st.integers(1, 2000))
+def test_a_frame_on_the_spritesheet_keeps_its_shape_and_has_no_side_above_320(width: int, height: int) -> None:
+    small = shrink(Image.new("L", (width, height))).size
+    if max(width, height) <= 320:
+        assert small == (width, height)
+        return
+    assert max(small) == 320 and min(small) >= 1
+    scale = 320 / max(width, height)
+    assert all(abs(new - old * scale) <= 0.5 or new == 1 for new, old in zip(small, (width, height), strict=True))
+
+
+@given(st.integers(1, 500))
+def test_the_spritesheets_frames_are_spread_evenly_from_the_first_to_the_last(count: int) -> None:
+    found = sheet_indices(count)
+    assert len(found) == len({*found}) == min(count, 16) and found == sorted(found)
+    assert found[0] == 0 and found[-1] == count - 1
+    gaps = [b - a for a, b in pairwise(found)]
+    assert not gaps or max(gaps) - min(gaps) <= 1
 
 
 @pytest.mark.parametrize("bad", [frame(0, width=32), frame(0).astype(np.float32)])
