@@ -15,7 +15,7 @@ from adaspa_jobs.job import BOOTSTRAP_OWNER, OPEN_OWNER, JobParams, Progress
 from adaspa_jobs.settings import Settings
 from adaspa_service.access.caller import Caller
 from adaspa_service.access.keys import ApiKey, Scope
-from adaspa_service.gateway import events
+from adaspa_service.gateway import events, feed
 from admitting import admit
 from faults import let_grace_pass
 from plain_proxy import plain_proxy
@@ -271,6 +271,25 @@ def test_an_open_event_stream_ends_with_its_key(
                 service.store.client.hset(f"adaspa:key:{one.key.id}", "expires_at", 1)
             list(lines)
     assert one.error("GET", f"/videos/{own_id}/events")[0] == 401
+
+
+def test_a_stream_on_which_something_comes_all_the_time_ends_with_its_key_too(
+    service: Service, client: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "RECHECK_SECONDS", -1.0)
+    monkeypatch.setattr(feed, "TICK_SECONDS", PATIENCE)
+    one = client()
+    assert one.key is not None
+    lease = service.claim(one.http.post("/videos", json=BODY).json()["id"])
+    with one.http.stream("GET", f"/videos/{lease.job.id}/events") as own:
+        lines = own.iter_lines()
+        assert "event: in_progress" in lines
+        service.step(lease, 1)
+        assert "event: progress" in lines
+        service.parts.keys.revoke(one.key.id)
+        service.step(lease, 2)
+        for line in lines:
+            assert not line.startswith("event: "), "a key that has ended hears of its job"
 
 
 def test_a_limit_that_is_no_limit_refuses_nothing(client: Clients) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 import httpx
 import pytest
 from adaspa_jobs.settings import Settings
+from adaspa_service.access.keys import Scope
+from adaspa_service.gateway.headers import DEFAULTS
 from running_gateway import Service, serving
 
 ORIGIN = "https://app.example.com"
@@ -56,3 +58,33 @@ def test_a_configured_origin_and_no_other_may_use_the_api(settings: Settings, tm
         for other in ("https://evil.example", f"{ORIGIN}.evil.example", "http://app.example.com", "null"):
             assert allowed(service.http.options("/videos", headers={"Origin": other, **PREFLIGHT})) is None
             assert allowed(service.http.get("/models", headers={"Origin": other})) is None
+
+
+FREE = {"cache-control", "content-language", "content-length", "content-type", "expires", "last-modified", "pragma"}
+"""Headers that a page may read anyhow, by the Fetch standard."""
+NOT_FOR_PAGES = {"accept-ranges", "allow", "connection", "content-disposition", "date", "transfer-encoding", "vary"}
+SENT = "authorization, content-type, idempotency-key, if-match, if-none-match, if-range, last-event-id, prefer, range"
+
+
+@pytest.mark.asks
+def test_a_page_may_send_and_read_every_header_of_the_api(settings: Settings, tmp_path: Path) -> None:
+    with serving(settings.model_copy(update={"cors_origins": (ORIGIN,)}), tmp_path) as service:
+        _, token = service.parts.keys.create("page", frozenset({Scope.read, Scope.write}), requests_per_minute=20)
+        own = {"Origin": ORIGIN, "Authorization": f"Bearer {token}"}
+        for method in ("GET", "HEAD", "POST", "DELETE"):
+            asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": SENT}
+            assert service.http.options("/videos", headers={"Origin": ORIGIN, **asked}).status_code == 200, method
+        once = {"Idempotency-Key": "one", "Prefer": "wait=0"}
+        posts = [service.http.post("/videos", json={"prompt": "x"}, headers=own | once) for _ in range(2)]
+        path = f"/videos/{posts[0].json()['id']}"
+        answers = [*posts, service.http.get(path, headers=own)]
+        service.complete(service.claim(posts[0].json()["id"]))
+        asks: list[dict[str, str]] = [{}, {"Range": "bytes=0-1"}, {"Range": "bytes=99999999-"}, {"If-Match": '"other"'}]
+        answers += [service.http.get(f"{path}/content", headers=own | more) for more in asks]
+        answers += [service.http.get("/videos", headers=own) for _ in range(20)]  # more than it may
+        answers.append(service.http.get("/videos", headers={"Origin": ORIGIN}))
+        assert {answer.status_code for answer in answers} == {200, 206, 401, 412, 416, 429}
+        exposed = answers[0].headers["access-control-expose-headers"].lower().split(", ")
+        safety = {name.decode() for name in DEFAULTS}
+        sent = {name for answer in answers for name in answer.headers if not name.startswith("access-control-")}
+        assert sent - FREE - NOT_FOR_PAGES - safety == {*exposed}

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -17,10 +18,12 @@ import pytest
 from adaspa_api.words import Fit, Role
 from adaspa_client import AsyncClient, Client, Video
 from adaspa_command import adaspa
+from adaspa_jobs.logs import AUDIT
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import InputsLate, QueueFull, StoreUnavailable
 from adaspa_service.errors import ApiError
+from adaspa_service.gateway import videos
 from adaspa_service.gateway.orphans import find_orphans, remove_orphan
 from adaspa_service.gateway.removal import remove, remove_lost_inputs
 from adaspa_service.inputs.clips import Tail
@@ -415,6 +418,19 @@ def test_the_same_image_is_the_same_request(service: Service) -> None:
     other = send(picture(104, 200))
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
     assert len(stored(service)) == 1
+
+
+def test_of_two_same_requests_at_a_time_the_second_leaves_no_image(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(videos, "repeated", lambda *_: None)  # neither has been accepted when the other one is read
+    caplog.set_level(logging.INFO, AUDIT)
+    asked = {"prompt": "a red circle", "input_reference": data_uri(WIDE)}
+    first, second = (service.http.post("/videos", json=asked, headers={"Idempotency-Key": "one"}) for _ in range(2))
+    assert first.json()["id"] == second.json()["id"] and len(stored(service)) == 1
+    assert ("idempotent-replayed" in first.headers, second.headers["idempotent-replayed"]) == (False, "true")
+    assert_corners(shown(service, second.json()))
+    assert caplog.text.count("event=job.created") == service.messages("both") == 1
 
 
 def test_images_of_no_job_are_orphans(service: Service) -> None:

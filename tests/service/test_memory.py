@@ -1,10 +1,15 @@
 """Requests that fit into no worker's memory: refused at the door, with what would fit."""
 
+from collections.abc import Callable
 from typing import Any
 
 import httpx
+import pytest
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.fits import Fits
+from adaspa_jobs.job import JobParams
+from adaspa_service.errors import ApiError
+from adaspa_service.gateway.memory import check_fits
 from running_gateway import Service
 from tiny_wan import model_spec
 from waiting import until
@@ -62,3 +67,48 @@ def test_a_worker_leaves_a_job_to_another_one_only_if_it_fits_there(service: Ser
     assert claimed("other") is None, "it waits for the large worker"
     store.announce(TINY, "large", fits=small)
     assert claimed("other") == second, "no worker that lives is better"
+
+
+def worker(gib: float, **most: int) -> Fits:
+    """One with the model's own settings; ``s64`` stands for a size of 64x64."""
+    return Fits(
+        limit=int(gib * 2**30), frames={"": {f"{name[1:]}x{name[1:]}": frames for name, frames in most.items()}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("workers", "refusal"),
+    [
+        ([], None),
+        ([None], None),
+        ([worker(1, s128=5), None], None),
+        ([worker(1, s128=5), worker(2, s128=9)], None),
+        ([worker(1, s64=5)], None),  # which says nothing of that size
+        (
+            [worker(2.5, s128=0, s64=9), worker(1, s128=5, s64=5), worker(2, s128=3)],
+            "num_frames: 9 frames at 128x128 need more memory than any worker of the model has (2.5 GiB); "
+            "allowed: up to 5 frames at 128x128 or up to 9 frames at 64x64",
+        ),
+        (
+            [worker(1, s64=9, s128=0), worker(2, s64=5, s128=0)],
+            "size: 9 frames at 128x128 need more memory than any worker of the model has (2 GiB); "
+            "allowed: up to 9 frames at 64x64",
+        ),
+        (
+            [worker(0.5, s64=0, s128=0)],
+            "size: 9 frames at 128x128 need more memory than any worker of the model has (0.5 GiB); "
+            "allowed: nothing of what the model offers, until it has a worker with more memory",
+        ),
+    ],
+)
+def test_what_would_fit_is_told_of_all_workers_together(
+    params: Callable[..., JobParams], workers: list[Fits | None], refusal: str | None
+) -> None:
+    asked = params(width=128, height=128, num_frames=9)
+    if refusal is None:
+        check_fits(asked, workers)
+        return
+    with pytest.raises(ApiError) as refused:
+        check_fits(asked, workers)
+    assert (refused.value.status, refused.value.code, refused.value.message) == (400, "does_not_fit", refusal)
+    assert refused.value.param == refusal.partition(":")[0]
