@@ -161,6 +161,33 @@ def test_a_key_ends_with_the_second_in_which_it_expires(valkey: redis.Redis, lef
     assert (keys.authenticate(token) is not None) == keys.is_valid(key.id) == holds
 
 
+@pytest.mark.parametrize("field", ["name", "scopes", "created_at", "expires_at", "max_in_flight", "last_used_at"])
+def test_a_damaged_key_opens_nothing_and_stands_in_no_others_way(
+    valkey: redis.Redis, caplog: pytest.LogCaptureFixture, field: str
+) -> None:
+    keys = KeyStore(valkey)
+    (damaged, token), (other, others) = (keys.create(name, frozenset({Scope.read})) for name in ("one", "other"))
+    valkey.hset(f"adaspa:key:{damaged.id}", field, b"\xff")
+    for _ in range(2):
+        assert keys.authenticate(token) is None and not keys.is_valid(damaged.id)
+        assert keys.authenticate(others) is not None and [key.id for key in keys.all()] == [other.id]
+        valkey.hdel(f"adaspa:key:{damaged.id}", "name")  # as when its record was lost, and a request was noted since
+    assert f"API key {damaged.id}: its record is damaged" in caplog.text and other.id not in caplog.text
+    assert keys.revoke(damaged.id)
+
+
+@pytest.mark.parametrize("entry", ["nonsense", "a:b", ":", "a:1.5", "a:99999999999999999999"])
+def test_an_earlier_secret_that_cannot_be_read_takes_no_other_with_it(valkey: redis.Redis, entry: str) -> None:
+    keys = KeyStore(valkey)
+    key, first = keys.create("studio", frozenset({Scope.read}))
+    second = keys.rotate(key.id, 1000)
+    kept: Any = valkey.hget(f"adaspa:key:{key.id}", "previous")
+    valkey.hset(f"adaspa:key:{key.id}", "previous", f"{entry} {kept.decode()}")
+    assert keys.authenticate(first) and second and keys.authenticate(second)
+    third = keys.rotate(key.id, 1000)
+    assert third and all(map(keys.authenticate, (first, second, third)))
+
+
 def test_keys_are_listed_by_their_age_without_what_cannot_be_read(valkey: redis.Redis) -> None:
     keys = KeyStore(valkey)
     made = [keys.create(str(number), frozenset({Scope.read}))[0].id for number in range(3)]

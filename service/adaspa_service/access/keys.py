@@ -6,6 +6,7 @@ a gateway looks at one for every request.
 
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 import time
@@ -18,9 +19,10 @@ from typing import Any, Self
 from adaspa_jobs.append_only import AppendOnlyFile
 from adaspa_jobs.connections import connections
 from adaspa_jobs.scripts import PREFIX, Scripts, reaching
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from redis import Redis
 
+log = logging.getLogger(__name__)
 LIST = PREFIX + "keys"
 """A sorted set: key ids by the time of their creation."""
 EVER_MADE = PREFIX + "keys_required"
@@ -145,14 +147,15 @@ class KeyStore:
         return known
 
     def all(self) -> list[ApiKey]:
-        """Every key, the oldest first, those that have expired included."""
+        """Every key, the oldest first, those that have expired included. A damaged one is named in the log."""
         with reaching():
             ids = [item.decode() for item in self.client.zrange(LIST, 0, -1)]  # type: ignore[union-attr]
             with self.client.pipeline(transaction=False) as pipe:
                 for key_id in ids:
                     pipe.hgetall(_record(key_id))
                 records = pipe.execute()
-        return [_key(key_id, fields) for key_id, fields in zip(ids, records, strict=True) if fields]
+        found = (_key(key_id, fields) for key_id, fields in zip(ids, records, strict=True) if fields)
+        return [key for key in found if key is not None]
 
     def authenticate(self, token: str) -> ApiKey | None:
         """Find the key of a token; None if there is none, its secret is another, or it has expired."""
@@ -170,7 +173,8 @@ class KeyStore:
             pipe.hgetall(_record(key_id))
             pipe.time()
             fields, (now, _) = pipe.execute()
-        return bool(fields) and _holds(_key(key_id, fields), now)
+        key = _key(key_id, fields) if fields else None
+        return key is not None and _holds(key, now)
 
     def use(self, key: ApiKey) -> Rate | None:
         """Count a request; where the key stands then, None if it has no limit.
@@ -222,12 +226,12 @@ def proven(token: str, fields: Mapping[bytes, bytes], time_now: tuple[int, int])
     given = digest(match["secret"]).encode()
     holding = [fields.get(b"digest", b"")]
     for old, _, ends in (entry.partition(b":") for entry in fields.get(b"previous", b"").split()):
-        if now * 1000 + microseconds // 1000 < int(ends):
+        if ends.isdigit() and now * 1000 + microseconds // 1000 < int(ends):
             holding.append(old)
     if not any(hmac.compare_digest(given, each) for each in holding):
         return None
     key = _key(match["id"], fields)
-    return key if _holds(key, now) else None
+    return key if key is not None and _holds(key, now) else None
 
 
 def has_to_be_noted(key: ApiKey) -> bool:
@@ -248,7 +252,14 @@ def _holds(key: ApiKey, now: int) -> bool:
     return key.expires_at is None or now < key.expires_at
 
 
-def _key(key_id: str, fields: Mapping[bytes, bytes]) -> ApiKey:
-    known = {name: fields[name.encode()].decode() for name in ApiKey.model_fields if name.encode() in fields}
-    scopes = [scope for scope in known.get("scopes", "").split() if scope in set(Scope)]  # a later version has others
-    return ApiKey.model_validate({**known, "id": key_id, "scopes": scopes})
+def _key(key_id: str, fields: Mapping[bytes, bytes]) -> ApiKey | None:
+    """Read a key; None if its record is damaged, which opens nothing."""
+    try:
+        known = {name: fields[name.encode()].decode() for name in ApiKey.model_fields if name.encode() in fields}
+        scopes = [
+            scope for scope in known.get("scopes", "").split() if scope in set(Scope)
+        ]  # a later version has others
+        return ApiKey.model_validate({**known, "id": key_id, "scopes": scopes})
+    except (ValidationError, UnicodeDecodeError) as error:
+        log.error("API key %s: its record is damaged (%s): revoke it", key_id, str(error).splitlines()[0])
+        return None
