@@ -81,6 +81,9 @@ def test_a_worker_that_could_not_do_its_jobs_does_not_take_up_those_of_its_last_
     taken_up: list[str] = []
     monkeypatch.setattr(JobStore, "start_worker", lambda _, name: taken_up.append(name))
     refusals: list[tuple[Any, str, Exception]] = [
+        (program.kernel_cache, "use", program.SettingsError("ADASPA_KERNEL_CACHE: cannot write")),
+        (program.Catalog, "load", program.CatalogError("catalog: broken")),
+        (program, "folder_of", program.ModelUnavailable("stub: no folder")),
         (program, "check", program.ModelUnavailable("stub: broken")),
         (program.Provenance, "check", ProvenanceError("cannot sign a file")),
         (program.ObjectStorage, "check", program.StorageUnavailable("storage: away")),
@@ -92,6 +95,11 @@ def test_a_worker_that_could_not_do_its_jobs_does_not_take_up_those_of_its_last_
                 start()
         assert (ended.value.code, capsys.readouterr().err) == (1, f"adaspa worker: {error}\n")
         assert taken_up == [] and start.became == []
+    with monkeypatch.context() as patch:
+        patch.setattr(JobStore, "start_worker", raising(program.StoreUnavailable("redis: away")))
+        with pytest.raises(SystemExit):
+            start()
+    assert capsys.readouterr().err == "adaspa worker: redis: away\n" and start.became == []
     command = start()
     assert taken_up == [command[command.index("--hostname") + 1]]
 
@@ -130,3 +138,29 @@ def test_a_name_that_stays_is_the_operators(start: Start, monkeypatch: pytest.Mo
     assert first != second and first.startswith("stub-") and first.endswith(f"@{host}")
     monkeypatch.setenv(program.WORKER_ID, "gpu-3")
     assert named() == named() == f"stub-gpu-3@{host}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "queues", "priorities"),
+    [
+        ((), "generate.stub,generate.stub:bulk", "interactive,bulk"),
+        (("--only", "bulk"), "generate.stub:bulk", "bulk"),
+        (("--only", "interactive", "--model", "stub"), "generate.stub", "interactive"),
+    ],
+    ids=str,
+)
+def test_a_worker_serves_both_queues_of_its_model_or_the_one_that_it_is_told(
+    start: Start, arguments: tuple[str, ...], queues: str, priorities: str
+) -> None:
+    command = start(*arguments)
+    assert command[command.index("--queues") + 1] == queues
+    assert os.environ["ADASPA_WORKER_PRIORITIES"] == priorities, "what its child claims jobs of"
+
+
+def test_a_model_that_the_catalog_lacks_is_named_with_those_that_it_has(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        start("--model", "none")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "adaspa worker: --model: 'none' is not in the catalog; allowed: stub\n"
