@@ -129,22 +129,21 @@ def test_a_download_is_named_after_its_job_and_its_format(service: Service, tmp_
     assert "--variant" in printed(service, "download", made["mp4"], "--variant", "sound", status=2)
 
 
-def test_a_job_is_shown_as_it_is_and_followed_no_further_than_its_end(service: Service) -> None:
+def test_a_job_is_shown_as_it_is(service: Service) -> None:
     lease = service.claim(service.create(metadata={"a": "b"})["id"])
     service.step(lease, 3)
 
-    def shown(*options: str) -> dict[str, str]:
-        lines = printed(service, "show", lease.job.id, *options).splitlines()
+    def shown() -> dict[str, str]:
+        lines = printed(service, "show", lease.job.id).splitlines()
         return dict(line.split("\t") for line in lines if "\t" in line)
 
     now = shown()
     assert (now["status"], now["phase"], now["step"]) == ("in_progress", "denoising", "3 of 24")
     assert now["metadata"] == "a=b" and not {"error", "ended", "kept until", "queue position"} & {*now}
     service.store.fail(lease, ENDED)
-    for options in ((), ("--follow",)):
-        ended = shown(*options)
-        assert (ended["status"], ended["error"]) == ("failed", "No memory. (out_of_memory)")
-        assert "phase" not in ended and ended["ended"] <= ended["kept until"]
+    ended = shown()
+    assert (ended["status"], ended["error"]) == ("failed", "No memory. (out_of_memory)")
+    assert "phase" not in ended and ended["ended"] <= ended["kept until"]
     waiting = service.create()["id"]
     service.create()
     assert "queue position\t1" in printed(service, "show", waiting)
@@ -159,6 +158,20 @@ def test_a_program_that_follows_a_job_reads_its_end_alone(
     assert command.wait(PATIENCE) == 0
     assert json.loads((tmp_path / "out.txt").read_text())["status"] == "completed"
     assert (tmp_path / "err.txt").read_text() == ""
+
+
+def test_a_job_that_did_not_complete_is_told_by_the_status_whenever_it_is_followed(
+    service: Service, begun: Callable[..., forked.Started], tmp_path: Path
+) -> None:
+    """Also one that has ended already: whether it has is for nobody to know who runs one command after another."""
+    command = begun("generate", "a star", "-o", tmp_path / "star.mp4", jobs=1)
+    (job,) = service.store.unfinished("open")
+    service.store.request_cancel(job.id)
+    assert command.wait(PATIENCE) == 4
+    said = f"adaspa: {job.id} ended cancelled: no reason given\n"
+    assert (tmp_path / "err.txt").read_text() == printed(service, "show", "--follow", job.id, status=4) == said
+    assert not list(tmp_path.glob("*star*"))
+    assert "status\tcompleted" in printed(service, "show", "--follow", service.completed())
 
 
 @pytest.mark.parametrize(("count", "as_json"), [(1, False), (1, True), (2, False), (2, True)])

@@ -75,9 +75,7 @@ def show(
 ) -> None:
     """Show one job: its status, its settings and what AdaSpa did."""
     with connect(server, api_key) as client:
-        video = client.get(video_id)
-        if follow_it and not video.done:
-            video = follow(client, video_id, quiet=as_json)
+        video = follow(client, video_id, quiet=as_json) if follow_it else client.get(video_id)
     if as_json:
         return print_json(video.model_dump(mode="json"))
     print_table(("FIELD", "VALUE"), [(name, value) for name, value in facts(video).items() if value is not None])
