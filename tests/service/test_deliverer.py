@@ -128,6 +128,15 @@ def test_an_event_that_cannot_be_made_is_told_of_and_stops_no_other(
     assert [call.video_id for call in stage.receiver.calls] == [other]
 
 
+def test_a_mistake_of_ours_is_no_receivers_fault(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("adaspa_service.webhooks.attempt.judge", lambda *_: 1 / 0)
+    stage.owed()
+    stage.attempt()
+    assert stage.own.counts().attempts == {"broken": 1} and "ZeroDivisionError" in caplog.text
+
+
 def test_the_log_says_what_comes_next_and_no_secret_of_a_url(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     stage.receiver.answers = [500, 500]
