@@ -21,6 +21,7 @@ from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import SCHEMA_VERSION, Artifact, Input, JobParams, Labels, Progress
 from adaspa_jobs.store import (
+    AWAITED_SECONDS,
     IdempotencyConflict,
     InputsGone,
     InputsLate,
@@ -455,7 +456,7 @@ class Drawn:
     def images(self) -> None:
         folder = f"{self.random.getrandbits(128):032x}"
         self.folders.append(folder)
-        with patch("adaspa_jobs.store.AWAITED_SECONDS", AWAITED_MS / 1000):
+        with patch("adaspa_jobs.store.AWAITED_SECONDS", AWAITED_SECONDS / (HOUR_MS / AWAITED_MS)):
             self.store.await_inputs(folder)
         self.wanted.await_inputs(folder, AWAITED_MS)
         if lost := self.wanted.ranked("lost_inputs"):

@@ -1,5 +1,6 @@
 """One entry of Redis that is gone or cannot be read, or one file that cannot be removed: all others are served on."""
 
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,7 @@ SPOILED: dict[str, Callable[[redis.Redis, str], Any]] = {
     "without a version": lambda client, key: client.hdel(key, "schema_version"),
     "lost attempts are no number": lambda client, key: client.hset(key, "lost_attempts", "few"),
     "metadata is not JSON": lambda client, key: client.hset(key, "metadata", "{oops"),
+    "metadata is no object": lambda client, key: client.hset(key, "metadata", '["order"]'),
     "user is not UTF-8": lambda client, key: client.hset(key, "user", b"\xff"),
 }
 LATER = 10_000_000.0
@@ -208,6 +210,14 @@ def test_what_workers_announced_may_be_unreadable(
     claim(store, job.id)
     lose_lease(store, job.id)
     assert store.requeue_expired() == [job.id]
+
+
+def test_times_that_a_later_version_noted_are_passed_over(store: JobStore, valkey: redis.Redis) -> None:
+    size = {"width": 64, "height": 64, "num_frames": 9, "steps": 4, "guided": True}
+    known = [size | {"denoising": seconds, "rest": 1.0} for seconds in (1.0, 2.0, 3.0)]
+    noted = [known[0], "not JSON", known[1], size, known[2] | {"invented": 1}]
+    valkey.rpush("adaspa:times:demo:fast", *[each if isinstance(each, str) else json.dumps(each) for each in noted])
+    assert [each.denoising for each in store.times("demo")["fast"]] == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize("chore", ["purge", "tidy"])

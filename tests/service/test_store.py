@@ -240,7 +240,8 @@ def test_images_without_jobs_are_taken_a_hundred_at_a_time_until_they_are_forgot
     for count in (100, 30, 0):
         lost = store.take_lost_inputs()
         assert len(lost) == count
-        assert store.take_lost_inputs()[:count] == lost, "until they are forgotten"
+        again = store.take_lost_inputs()
+        assert again[:count] == lost and len(again) <= 100, "until they are forgotten"
         for folder in lost:
             store.forget_inputs(folder)
         found |= {*lost}
