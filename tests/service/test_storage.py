@@ -320,6 +320,25 @@ def test_what_a_killed_writer_left_is_removed_with_its_prefix(
     assert other.exists()
 
 
+def test_no_folder_stays_of_what_was_never_finished(tmp_path: Path) -> None:
+    objects = tmp_path / "objects"
+    storage = ObjectStorage(str(objects))
+    for prefix, but in (("videos/x/", False), ("videos/", False), ("videos/x/", True)):
+        for name in ("1/video.mp4#1", "2/deep/er/video.mp4#12", "2/video.mp4#3"):
+            (objects / "videos/x" / name).parent.mkdir(parents=True, exist_ok=True)
+            (objects / "videos/x" / name).touch()
+        (objects / "videos/x/3/empty").mkdir(parents=True)
+        if but:
+            storage.create("videos/x/2/deep/kept", b"content")
+            (objects / "videos/x/1/video.mp4#one").touch()  # no name that a writer gives
+            storage.delete_prefix(prefix, but={"videos/x/2/deep/kept", "videos/x/1/video.mp4#one"})
+        else:
+            storage.delete_prefix(prefix)
+        left = {str(path.relative_to(objects)) for path in objects.rglob("*")} - {"videos"}
+        kept = {"videos/x", "videos/x/1", "videos/x/2", "videos/x/2/deep"}
+        assert left == (kept | {"videos/x/1/video.mp4#one", "videos/x/2/deep/kept"} if but else set()), prefix
+
+
 def test_what_is_being_written_stays(tmp_path: Path, kill_while_writing: Callable[[str], Path]) -> None:
     storage = ObjectStorage(str(tmp_path / "objects"))
     left, writing = (kill_while_writing(f"checkpoints/{name}/000001-000008") for name in "xy")
