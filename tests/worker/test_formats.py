@@ -160,6 +160,19 @@ def test_the_recipe_is_read_back_from_the_file(
     assert JobParams.model_validate({name: found[name] for name in JobParams.model_fields if name in found})
 
 
+LEAST = {"model": "demo", "prompt": "x", "seed": 1, "attention": {}}
+"""Fields of every recipe."""
+NO_RECIPES = [
+    *("", "made by hand", "3", "null", "[1]", "{}", json.dumps([*LEAST])),
+    *(json.dumps({name: value for name, value in LEAST.items() if name != missing}) for missing in LEAST),
+]
+
+
+def test_a_recipe_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "video.webp", OutputFormat.webp, comment=json.dumps(LEAST))
+    assert read_recipe(path) == LEAST
+
+
 INSTEAD = {"quality", "sparsity", "retained_mass", "warmup", "output_format", "remixed_from"}
 """Of these the attention's settings, the file itself and nothing tell."""
 
@@ -186,7 +199,7 @@ def test_a_file_of_another_kind_is_no_video_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("output", list(OutputFormat))
-@pytest.mark.parametrize("comment", ["", "made by hand", "[1]", "{}", '{"model": "demo", "prompt": "x", "seed": 1}'])
+@pytest.mark.parametrize("comment", NO_RECIPES)
 def test_a_file_without_a_recipe_says_so(tmp_path: Path, output: OutputFormat, comment: str) -> None:
     with pytest.raises(NoRecipe, match="no recipe"):
         read_recipe(write(tmp_path / f"video.{output}", output, comment=comment))

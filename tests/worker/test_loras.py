@@ -263,6 +263,8 @@ def test_each_expert_has_the_sum_of_the_jobs_adapters_that_are_for_it(
                     wanted = wanted if weight is None else wanted + use.scale * (inputs @ weight.T + bias)
                 torch.testing.assert_close(module(inputs), wanted, atol=1e-4, rtol=1e-4)
                 if hasattr(module, "lora_A"):
+                    holds = [use for use in (uses if compiled else here) if compiled or layer in apart[use.name][1]]
+                    assert module.disable_adapters != any(use.scale for use in holds), "one that holds nothing is off"
                     shapes.setdefault((place, layer), set()).add(tuple(module.lora_A["job"].weight.shape))
     assert {place for place, _ in shapes} == ({0, 1} if names == "abc" else {"bc".index(names)})
     assert all(len(found) == 1 for found in shapes.values()) or not compiled, "a graph knows one size"
