@@ -172,8 +172,11 @@ def test_an_interrupted_command_cancels_all_of_its_videos(
     service: Service, generating: Callable[..., forked.Started], tmp_path: Path
 ) -> None:
     other = service.create()["id"]
-    command = generating("-n", 3, "-o", tmp_path / "star.mp4")
-    made = [job.id for job in service.store.unfinished("open") if job.id != other]
+    command = generating("-n", 4, "-o", tmp_path / "star.mp4")
+    jobs = sorted(service.store.unfinished("open"), key=lambda job: job.params.seed)
+    first, gone, *rest = [job.id for job in jobs if job.id != other]
+    made = [first, *rest]
+    service.http.delete(f"/videos/{gone}")
     command.send_signal(signal.SIGINT)
     assert command.wait(PATIENCE) == 130 and len(made) == 3
     ended = {job_id: service.http.get(f"/videos/{job_id}").json()["status"] for job_id in (other, *made)}
@@ -182,20 +185,24 @@ def test_an_interrupted_command_cancels_all_of_its_videos(
     assert not list(tmp_path.glob("star*"))
 
 
+@pytest.mark.parametrize("deleted", [False, True])
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_a_video_that_fails_keeps_no_other_from_being_written(
-    service: Service, generating: Callable[..., forked.Started], tmp_path: Path, failing: int
+    service: Service, generating: Callable[..., forked.Started], tmp_path: Path, failing: int, deleted: bool
 ) -> None:
     command = generating("-n", 3, "--seed", 5, "-o", tmp_path / "star.mp4")
     made = sorted(service.store.unfinished("open"), key=lambda job: job.params.seed)
     for number, job in enumerate(made):
-        lease = service.claim(job.id)
-        if number == failing:
-            service.store.fail(lease, JobError(code=ErrorCode.out_of_memory, message="No memory."))
+        if number != failing:
+            service.complete(service.claim(job.id))
+        elif deleted:
+            service.http.delete(f"/videos/{job.id}")
         else:
-            service.complete(lease)
-    assert command.wait(PATIENCE) == 4
-    assert (tmp_path / "err").read_text() == f"adaspa: {made[failing].id} ended failed: No memory. (out_of_memory)\n"
+            service.store.fail(service.claim(job.id), JobError(code=ErrorCode.out_of_memory, message="No memory."))
+    assert command.wait(PATIENCE) == (1 if deleted else 4)
+    lost = made[failing].id
+    said = f"there is no video {lost!r}" if deleted else f"{lost} ended failed: No memory. (out_of_memory)"
+    assert said in (tmp_path / "err").read_text() and (tmp_path / "err").read_text().count("\n") == 1
     written = {path.name: path.read_bytes() for path in tmp_path.glob("star*")}
     assert written == {f"star-{5 + number}.mp4": FILES["video"][2] for number in range(3) if number != failing}
 

@@ -1,12 +1,13 @@
 """``adaspa generate``: generate a video file from a prompt, through a server or on this machine."""
 
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Unpack
 
 import typer
 from adaspa_api.words import OutputFormat
-from adaspa_client import Client, Video, VideoFields
+from adaspa_client import Client, NotFound, Video, VideoFields
 
 from adaspa_service.cli import params
 from adaspa_service.cli.jobs import check_output
@@ -81,18 +82,21 @@ def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool
 
     Raises:
         NotCompleted: a job failed or was cancelled; the other files are written.
+        NotFound: so for one that was deleted.
     """
-    finished, lost = [], None
+    finished: list[Video] = []
+    lost: NotCompleted | NotFound | None = None
     try:
         for video, file in zip(videos, files, strict=True):
             try:
                 finished.append(follow(client, video.id, quiet=quiet))
                 client.download(video.id, file)
-            except NotCompleted as error:
+            except (NotCompleted, NotFound) as error:
                 lost = error
     except KeyboardInterrupt:
         for video in videos:
-            client.cancel(video.id)
+            with suppress(NotFound):
+                client.cancel(video.id)
         fail("interrupted; cancelled " + ", ".join(video.id for video in videos), Exit.interrupted)
     if lost:
         raise lost
