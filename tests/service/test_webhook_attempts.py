@@ -154,13 +154,13 @@ def test_a_lookup_that_hangs_costs_its_owner_a_turn_until_it_ends_and_no_other_o
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(addresses, "RESOLVE_SECONDS", 0.3)
-    released, begun = threading.Event(), list[str]()
+    released, begun, ended = threading.Event(), list[str](), list[str]()
 
     def resolve(host: str, port: int) -> Sequence[str]:
         begun.append(host)
         if host.startswith("slow"):
             released.wait()
-        if host.startswith("slow1"):
+            ended.append(host)
             raise OSError("it never was there")
         return ["8.8.8.8"]
 
@@ -177,6 +177,8 @@ def test_a_lookup_that_hangs_costs_its_owner_a_turn_until_it_ends_and_no_other_o
         monkeypatch.setattr(addresses, "RESOLVE_SECONDS", PATIENCE)
         assert await known.of("quick.example.com", 443, "other") == ["8.8.8.8"]
         released.set()
+        while len(ended) < addresses.OWNER_LOOKUPS:
+            await asyncio.sleep(0.01)
         assert await known.of("quick.example.com", 443, "one") == ["8.8.8.8"]
         again = [known.of(f"quick{number}.example.com", 443, "one") for number in range(3 * addresses.OWNER_LOOKUPS)]
         assert await asyncio.gather(*again) == [["8.8.8.8"]] * len(again), "every turn came back"
