@@ -506,3 +506,29 @@ def test_a_cancel_is_heard_in_time_after_the_last_step(clock: Clock, every: floa
     lived(keeps, clock, 30.0, (step, lambda: keeps.report(denoised(1))))
     questions = [when - began for when, name in store.asked if name != "report_progress"]
     assert step + every <= questions[0] < step + every + 1.01
+
+
+def test_a_worker_that_finds_no_job_asks_its_storage_once_a_minute(clock: Clock) -> None:
+    """However often it is rung for; while storage is away it asks each time, and takes no job."""
+    with bench(back_off_seconds=(1.0, 5.0)) as at:
+        looks: list[float] = []
+        check = at.storage.check
+        at.storage.check = lambda: (looks.append(clock.now), check())[1]  # type: ignore[method-assign]
+        began = clock.now
+        for _ in range(5):
+            at.runner.run("stub")
+        clock.now = began + runner.STORED_SECONDS - 0.5
+        at.runner.run("stub")
+        assert looks == [began]
+        clock.now = began + runner.STORED_SECONDS
+        at.runner.run("stub")
+        assert looks == [began, began + runner.STORED_SECONDS]
+        clock.now += runner.STORED_SECONDS
+        create(at.store, params())
+        away = clock.now
+        at.storage.check = lambda: (looks.append(clock.now), raising(StorageUnavailable("away"))())[1]  # type: ignore[method-assign]
+        for _ in range(4):
+            at.runner.run("stub")
+        assert [when - away for when in looks[2:]] == pytest.approx([0.0, 1.0, 6.0, 11.0], abs=0.5)
+        assert clock.now - away == pytest.approx(16.0, abs=0.5), "it rests after each"
+        assert at.store.load("stub").unfinished == 1
