@@ -17,10 +17,11 @@ from adaspa_service.access.caller import Caller
 from adaspa_service.access.keys import ApiKey, Scope
 from adaspa_service.gateway import events, feed
 from admitting import admit
+from drawn import picture
 from faults import let_grace_pass
 from plain_proxy import plain_proxy
 from pydantic import SecretStr
-from running_gateway import Service, serving
+from running_gateway import Service, data_uri, serving
 from waiting import PATIENCE, until
 
 pytestmark = pytest.mark.asks
@@ -204,6 +205,41 @@ def test_a_record_that_cannot_be_read_is_as_good_as_none_to_others(
             assert yours.error(method, path.format(id=video_id), **asked)[:2] == (404, "video_not_found"), path
             assert mine.http.request(method, path.format(id=video_id), **asked).status_code == status, path
     assert yours.error("DELETE", f"/videos/{video_id}")[:2] == (404, "video_not_found")
+
+
+def test_what_owners_share_is_counted_by_the_key_that_asks(
+    service: Service, client: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turns of requests with images, lookups of receivers, and downloads of images."""
+    parts, seen = service.parts, list[tuple[str, str]]()
+    turn, take = parts.turns.of, parts.inputs.take
+
+    def counted(owner: str) -> Any:
+        seen.append(("turn", owner))
+        return turn(owner)
+
+    async def lookup(host: str, port: int, owner: str) -> list[str]:
+        seen.append(("lookup", owner))
+        return ["8.8.8.8"]
+
+    async def taken(sources: Any, owner: str, *more: Any) -> Any:
+        seen.append(("image", owner))
+        return await take(sources, owner, *more)
+
+    monkeypatch.setattr(parts.turns, "of", counted)
+    monkeypatch.setattr(parts.addresses, "of", lookup)
+    monkeypatch.setattr(parts.inputs, "take", taken)
+    asked = BODY | {"webhook_url": "https://hooks.example.com/"}
+    for one in (client(), client()):
+        assert one.key is not None
+        seen.clear()
+        made = one.http.post("/videos", json=asked | {"model": "demo-image", "input_reference": data_uri(picture())})
+        assert made.is_success, made.text
+        assert seen == [(what, one.key.id) for what in ("turn", "lookup", "image")]
+        for path in ("/videos/estimate", f"/videos/{made.json()['id']}/remix"):
+            seen.clear()
+            assert one.http.post(path, json=asked).is_success, path
+            assert seen == [("turn", one.key.id), ("lookup", one.key.id)], path
 
 
 def test_the_same_idempotency_key_of_two_owners_makes_two_jobs(client: Clients) -> None:

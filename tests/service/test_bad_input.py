@@ -282,6 +282,22 @@ def test_too_many_fields_of_a_form_are_refused(service: Service) -> None:
     check_refused(service, service.http.post("/videos", files=form), 400, None, "fields")
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "application/json; charset=utf-8"},
+        {"Content-Type": "Application/JSON ;x=y"},
+        {"Content-Type": "application/json", "Content-Encoding": "Identity"},
+        {"Content-Type": 'Multipart/Form-Data; charset="UTF8"; boundary=b'},
+    ],
+    ids=str,
+)
+def test_a_body_is_read_by_its_type_however_that_is_written(service: Service, headers: dict[str, str]) -> None:
+    form = b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n--b--\r\n'
+    body = form if "boundary" in headers["Content-Type"] else b'{"prompt": "x"}'
+    assert service.http.post("/videos", content=body, headers=headers).json()["prompt"] == "x"
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "image/png", ""])
 def test_another_content_type_is_refused(service: Service, content_type: str) -> None:
     headers = {"Content-Type": content_type} if content_type else {}

@@ -12,6 +12,8 @@ import pytest
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.settings import Settings
 from adaspa_service.access.keys import Scope
+from adaspa_service.errors import ApiError
+from adaspa_service.gateway.app import create_app
 from adaspa_service.gateway.events import OpenStreams
 from adaspa_service.gateway.feed import BATCH, Follower
 from claiming import FAILURE
@@ -153,6 +155,23 @@ def test_streams_of_a_key_count_from_wherever_they_come(service: Service) -> Non
             path = f"/videos/{here.post('/videos', json={'prompt': 'a'}).json()['id']}/events"
             assert opened.enter_context(here.stream("GET", path)).status_code == 200
             assert (here.get(path).status_code, there.get(path).status_code) == (429, 429)
+
+
+@pytest.mark.parametrize(("connections", "streams"), [(1, 1), (2, 1), (7, 1), (8, 2), (2000, 500)])
+def test_one_caller_may_follow_on_a_quarter_of_the_connections(
+    settings: Settings, connections: int, streams: int
+) -> None:
+    counted = create_app(settings.model_copy(update={"max_connections": connections})).state.streams
+    for _ in range(2):
+        with ExitStack() as opened:
+            for _ in range(streams):
+                opened.enter_context(counted.another("a"))
+            with pytest.raises(ApiError) as refused:
+                opened.enter_context(counted.another("a"))
+            assert (refused.value.status, refused.value.code) == (429, "too_many_streams")
+            opened.enter_context(counted.another("b"))
+        with pytest.raises(KeyError), counted.another("a"):
+            raise KeyError("however it ends")
 
 
 def test_a_deleted_job_ends_its_streams(service: Service) -> None:

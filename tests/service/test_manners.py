@@ -178,6 +178,7 @@ def test_an_answer_is_held_until_the_job_has_ended_or_its_time_has_passed(servic
         answer = held.result()
     assert sorted(video["status"] for video in answer.json()["data"]) == ["cancelled", "completed"]
     assert answer.headers["preference-applied"] == "wait=40"
+    assert "openai-poll-after-ms" not in answer.headers, "nothing more will come of it"
     short = post("wait=0")
     assert (short.json()["status"], short.headers["preference-applied"]) == ("queued", "wait=0")
     assert "preference-applied" not in post("return=minimal").headers

@@ -43,9 +43,10 @@ def own_valkey() -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
             server.wait()
 
 
-def check_away(response: Any) -> None:
-    """503 in the error shape, with a time to come back."""
+def check_away(response: Any, what: str = "job store") -> None:
+    """503 in the error shape, with what is away and a time to come back."""
     error = response.json()["error"]
+    assert error["message"] == f"The {what} is unavailable; try again."
     assert "valkey.sock" not in response.text, "clients are not told of the inside"
     assert (response.status_code, error["type"], error["code"]) == (503, "server_error", "service_unavailable")
     assert int(response.headers["retry-after"]) >= 1
@@ -113,8 +114,8 @@ def test_without_storage_the_gateway_is_not_ready(service: Service, settings: Se
     folder = Path(settings.storage_url)
     folder.rename(folder.with_name("away"))
     folder.write_text("an outage: no folder here")
-    check_away(service.http.get("/readyz"))
-    check_away(service.http.get(f"/videos/{video_id}/content"))
+    check_away(service.http.get("/readyz"), "storage")
+    check_away(service.http.get(f"/videos/{video_id}/content"), "storage")
     assert service.http.get(f"/videos/{video_id}").status_code == 200
 
 
@@ -208,7 +209,7 @@ def test_a_storage_that_hangs_holds_up_no_lost_job_and_no_poll(
             assert not any(probe.done() for probe in probes)
             hanging_storage.close()
         for probe in probes:
-            check_away(probe.result())
+            check_away(probe.result(), "storage")
         assert deletion.result().status_code == 200
         assert service.http.get(f"/videos/{deleted}").status_code == 404
         assert service.store.get(deleted) is not None, "the record must not go before the files"

@@ -1,6 +1,7 @@
 """What the gateway does by itself when a worker is lost or a job is over, as seen over HTTP."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import Lease, StoreUnavailable
@@ -16,7 +18,8 @@ from adaspa_service.gateway import janitor as janitor_module
 from adaspa_service.gateway.janitor import Janitor
 from adaspa_service.gateway.removal import each, tidy
 from adaspa_service.gateway.state import AppState
-from claiming import lose_lease
+from admitting import create
+from claiming import claimed, lose_lease
 from faults import let_time_pass
 from running_gateway import FILES, Service, serving
 from waiting import until
@@ -170,6 +173,31 @@ def test_a_job_that_runs_keeps_what_its_attempts_left(service: Service) -> None:
     service.store.release_cancelled(lease)
     tidy(service.store, storage, lease.job.id)
     assert storage.keys("") == []
+
+
+def test_the_log_names_each_job_that_a_janitor_brings_back_or_gives_up(
+    settings: Settings, valkey: redis.Redis, params: Callable[..., JobParams], caplog: pytest.LogCaptureFixture
+) -> None:
+    state = AppState.of(settings)
+    lost, waits = (create(state.store, params()) for _ in range(2))
+    claimed(state.store, lost)
+    janitor = Janitor(state)
+    janitor.sweep()
+    assert caplog.text == "", "there is nothing to tell"
+    lose_lease(state.store, lost.id)
+    janitor.sweep()
+    told = [(each.levelname, each.getMessage()) for each in caplog.records]
+    assert told == [("WARNING", f"{lost.id}: worker lost; job returned to the queue")]
+    caplog.clear()
+    let_time_pass(valkey, 10_000_000)
+    janitor.sweep()
+    told = [(each.levelname, each.getMessage()) for each in caplog.records]
+    assert sorted(told) == sorted(
+        ("WARNING", f"{job.id}: failed because no worker took it in time") for job in (lost, waits)
+    )
+    caplog.clear()
+    janitor.sweep()
+    assert caplog.text == ""
 
 
 def test_each_outage_is_logged_once(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
