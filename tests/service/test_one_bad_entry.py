@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import redis
+from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.logs import AUDIT
 from adaspa_jobs.settings import Settings
@@ -198,10 +199,11 @@ def test_what_workers_announced_may_be_unreadable(
     store = state.store
     valkey.hset("adaspa:served", "demo", "not JSON")
     told_by = {"worker": "not JSON", "odd": '{"frames": null}', "odder": '{"frames": {"": {"128x128": {}}}}'}
+    told_by["later"] = '{"limit": 9, "frames": {}, "invented": 1}'
     for worker, told in told_by.items():
         valkey.zadd("adaspa:workers:demo", {worker: 1e15})
         valkey.hset("adaspa:fits:demo", worker, told)
-    assert store.load("demo").fits == (None, None, None)
+    assert [each for each in store.load("demo").fits if each] == [Fits(limit=9, frames={})]
     job = create(store, params())
     for worker in told_by:
         lease = store.claim("demo", worker)

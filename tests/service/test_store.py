@@ -332,6 +332,15 @@ def test_the_room_that_is_left_is_told_unless_the_user_may_not_ask(store: JobSto
     store.client.acl_deluser("limited")
 
 
+def test_a_job_that_is_removed_while_it_is_listed_is_left_out_without_a_word(
+    store: JobStore, params: Params, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone, job = (create(store, params()) for _ in range(2))
+    store.client.delete(f"adaspa:job:{gone.id}")
+    assert store.page() == ([job], None) and store.unfinished("open") == [job]
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_a_job_that_cannot_be_read_ends_no_list(
     store: JobStore, params: Callable[..., JobParams], order: Literal["asc", "desc"]
