@@ -225,6 +225,18 @@ def test_no_packet_may_lack_at_the_end(service: Service) -> None:
         check_refused(service, response, 400, "start_video", "is damaged or incomplete")
 
 
+@pytest.mark.parametrize("which", [-17, -3, -1])
+def test_a_frame_that_is_broken_is_refused_though_the_file_is_whole(service: Service, which: int) -> None:
+    film = bytearray(filmed())
+    with av.open(BytesIO(film)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][which]
+    assert packet.pos is not None
+    begin = packet.pos + packet.size // 2
+    film[begin : packet.pos + packet.size] = bytes(packet.pos + packet.size - begin)
+    check_refused(service, post(service, start_video=video_uri(bytes(film))), 400, "start_video", "damaged")
+    assert service.parts.storage.keys("") == []
+
+
 def test_frames_are_taken_at_the_asked_rate(service: Service) -> None:
     faster = kept(service, post(service, start_video=video_uri(filmed(34, 2 * FPS))).json())
     assert [number_of(frame) for frame in faster] == list(range(1, 34, 2))
