@@ -181,6 +181,9 @@ def test_slots_that_could_not_be_filled_are_not_taken_for_those_of_the_job_befor
             with pytest.raises((torch.OutOfMemoryError, NotLoaded)):
                 denoise(served, other=0.7)
         assert torch.equal(denoise(served, **before), wanted)
+        with monkeypatch.context() as patch:
+            patch.setattr(Loras, "_fill", raising(AssertionError("it fills them again")))
+            assert torch.equal(denoise(served, **before), wanted), "a job like the one before finds them as it needs"
 
 
 def test_an_adapter_leaves_the_memory_when_others_were_used_since(
