@@ -1,10 +1,13 @@
 """How long a video is expected to take: from what was measured, and nothing where nothing was."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from adaspa_api.words import Priority
 from adaspa_client import Client
+from adaspa_jobs.counts import Load, QueueLoad
 from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.store import JobStore, Lease
 from adaspa_jobs.times import Timed, expected
@@ -138,7 +141,73 @@ def test_only_an_attempt_that_did_all_the_work_tells_what_a_job_takes(
     assert pace | {preset for preset, times in store.times("demo").items() if times} == tells
 
 
+def timed(frames: int, denoising: float, rest: float = 1.0, steps: int = 10, guided: bool = True) -> Timed:
+    size = {"width": 128, "height": 128, "num_frames": frames, "steps": steps}
+    return Timed(**size, denoising=denoising, rest=rest, guided=guided)
+
+
+@pytest.mark.parametrize(
+    ("frames", "jobs", "wanted"),
+    [
+        (30, [timed(10, 9.0), timed(60, 40.0)], (20.0, 0.5, 1)),  # twice as long is nearer than a third
+        (30, [timed(90, 60.0), timed(16, 8.0)], (15.0, 1.875, 1)),
+        (30, [timed(30, 9.0, 9.0), timed(30, 2.0, 1.0), timed(30, 4.0, 5.0)], (4.0, 5.0, 3)),
+        (30, [timed(30, 9.0, steps=90), timed(30, 2.0, steps=5), timed(30, 3.0, steps=10)], (3.0, 1.0, 3)),
+        (30, [timed(30, 5.0, guided=False), timed(60, 40.0)], (20.0, 0.5, 1)),
+        (30, [timed(30, 5.0, guided=False)], None),
+        (30, [timed(60, 7.0), timed(30, 4.0), timed(60, 8.0), timed(30, 6.0)], (5.0, 1.0, 2)),
+    ],
+)
+def test_the_nearest_jobs_that_are_guided_alike_tell_by_their_medians(
+    params: Callable[..., JobParams], frames: int, jobs: list[Timed], wanted: tuple[float, float, int] | None
+) -> None:
+    found = expected(params(num_frames=frames, steps=10), jobs)
+    told = found and (found.denoising, found.seconds - found.denoising, found.jobs)
+    assert told == (pytest.approx(wanted) if wanted else None)
+
+
+def test_the_time_of_a_job_is_that_of_its_phases_but_for_the_loading(params: Callable[..., JobParams]) -> None:
+    phases = {"loading": 64.0, "encoding_prompt": 1.0, "denoising": 32.0, "decoding": 2.0, "uploading": 4.0}
+    whole = Timed.of(params(guidance_scale=1.0), phases)
+    assert whole is not None and (whole.denoising, whole.rest, whole.guided) == (32.0, 7.0, False)
+    assert Timed.of(params(), {"decoding": 2.0}) is None
+
+
 def test_of_many_jobs_the_latest_ten_tell(params: Callable[..., JobParams]) -> None:
     times = [Timed.of(params(), {"denoising": seconds}) for seconds in (*[8.0] * 10, *[80.0] * 15)]
     found = expected(params(), [each for each in times if each])
     assert found is not None and (found.denoising, found.jobs) == (8.0, 10)
+
+
+def waits(waiting: int, workers: int, *elapsed: tuple[float, float], cost: float | None = None) -> QueueLoad:
+    return QueueLoad(waiting, waiting if cost is None else cost, 0.0, workers, list(elapsed))
+
+
+@pytest.mark.parametrize(
+    ("workers", "own", "rival", "position", "seconds"),
+    [
+        (0, waits(2, 0), waits(0, 0), 1, None),  # nobody serves it
+        (2, waits(3, 0), waits(0, 2), 1, None),
+        (2, waits(3, 2), waits(0, 2), 1, 0.0),  # both are idle
+        (2, waits(3, 2), waits(0, 2), 3, 10.0),
+        (2, waits(3, 2, (4, 1)), waits(0, 2), 1, 0.0),  # one is
+        (2, waits(3, 2, (4, 1), (9, 1)), waits(0, 2), 1, 1.0),
+        (2, waits(3, 2, (4, 1), (9, 2)), waits(0, 2), 2, 6.0 + 5.0),
+        (1, waits(3, 1, (25, 2)), waits(0, 1), 1, 0.0),  # it takes longer than was expected
+        (1, waits(4, 1, cost=8.0), waits(0, 1), 3, 40.0),
+        (5, waits(9, 5), waits(1, 5), 3, 20 / 1.0),  # its share of five workers is one
+        (5, waits(9, 5), waits(0, 5), 3, 20 / 5),
+        (10, waits(9, 1), waits(1, 10), 2, 10 / 1),  # of two that are its share it has one
+        (3, waits(9, 3), waits(1, 1), 3, 20 / 2),  # two serve nothing else
+        (3, waits(9, 3), waits(1, 0), 3, 20 / 3),
+    ],
+)
+def test_a_job_begins_as_its_queue_goes_on(
+    workers: int, own: QueueLoad, rival: QueueLoad, position: int, seconds: float | None
+) -> None:
+    queues = {Priority.interactive: rival, Priority.bulk: own}
+    load = Load(workers, 10.0, len(own.elapsed), queues, bulk_share=0.2)
+    other = replace(load, queues={Priority.interactive: own, Priority.bulk: rival}, bulk_share=0.8)
+    found = load.starts_in(Priority.bulk, position), other.starts_in(Priority.interactive, position)
+    assert found == (None, None) if seconds is None else found == pytest.approx((seconds, seconds))
+    assert replace(load, pace=None).starts_in(Priority.bulk, position) is None
