@@ -1,9 +1,12 @@
 """What clients of other services expect of an API beside its answers."""
 
+import asyncio
 import json
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +22,7 @@ from admitting import admit
 from fastapi import Request
 from running_gateway import REPORT, Service
 from typer.testing import CliRunner
-from waiting import until
+from waiting import PATIENCE, until
 
 
 def test_what_is_not_offered_says_why(service: Service) -> None:
@@ -187,6 +190,28 @@ def test_an_answer_is_held_until_the_job_has_ended_or_its_time_has_passed(servic
     assert answer.headers["preference-applied"] == "wait=0"
     began = time.monotonic()
     assert (post("wait=1").json()["status"], time.monotonic() - began >= 1) == ("queued", True)
+
+
+def test_whoever_waits_reads_all_that_came_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than is read at once, of which there is news only once."""
+    come, asked = ["queued", "in_progress", "in_progress", "completed"], list[str]()
+
+    async def read(_: object, __: str, last: str) -> list[tuple[str, dict[str, str]]]:
+        asked.append(last)
+        return [(f"{len(asked)}-0", {"status": come[len(asked) - 1]})]
+
+    news = iter([False, True])
+
+    async def wait() -> bool:
+        return next(news)  # whoever asks once more waits for what has come already
+
+    monkeypatch.setattr(waiting, "read_events", read)
+    state: Any = SimpleNamespace(feed=SimpleNamespace(following=lambda *_: nullcontext(SimpleNamespace(wait=wait))))
+    request: Any = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(stopping=threading.Event())))
+    asyncio.run(waiting.ended(request, state, "video_x", time.monotonic() + PATIENCE))
+    assert asked == ["0-0", "1-0", "2-0", "3-0"]
+    request.app.state.stopping.set()
+    asyncio.run(waiting.ended(request, state, "video_x", time.monotonic() + PATIENCE))  # a gateway that stops
 
 
 def test_what_jobs_came_to_is_counted_by_key_and_day(service: Service) -> None:
