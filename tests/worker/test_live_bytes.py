@@ -69,7 +69,7 @@ def test_attention_takes_its_output_alone_and_is_noted(shape: tuple[int, ...]) -
     assert channels == 16
 
 
-def test_a_mask_selects_everything_and_its_inverse_nothing() -> None:
+def test_a_mask_selects_everything_its_inverse_nothing_and_places_what_they_name() -> None:
     given = empty(6, 4)
     seen: list[Any] = []
 
@@ -77,8 +77,9 @@ def test_a_mask_selects_everything_and_its_inverse_nothing() -> None:
         mask = given > 0
         seen.append(given[mask[:, 0]].shape)
         seen.append(given[~mask[:, 0]].shape)
+        seen.append(given[empty(3).long()].shape)
         seen.append(torch.nonzero(mask).shape)
         seen.append(bool(mask.all()))
 
     measured(run, [given])
-    assert seen == [(6, 4), (0, 4), (24, 2), True]
+    assert seen == [(6, 4), (0, 4), (3, 4), (24, 2), True]
