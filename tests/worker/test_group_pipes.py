@@ -20,6 +20,7 @@ from adaspa_worker.engines import together
 from adaspa_worker.follower import Leader, Stopped
 from adaspa_worker.group import Decode, Group, GroupFailed, Piece
 from chaos.by_starts import alive
+from chaos.by_worker import raising
 from waiting import PATIENCE, until
 
 Made = Callable[[], Group]
@@ -175,6 +176,16 @@ def test_a_process_that_dies_ends_all_others_and_whatever_waits_for_them(
     assert [record.levelno for record in caplog.records if record.name == "adaspa_worker.group"] == [logging.ERROR]
     whole.close()
     assert group.failure() is None, "the next group begins anew"
+
+
+def test_a_process_that_cannot_be_told_ends_the_group_at_once(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its end is noticed otherwise: the leader would begin what nobody does with it."""
+    whole = made()
+    with monkeypatch.context() as patch:
+        patch.setattr(group.Connection, "send_bytes", raising(BrokenPipeError()))
+        with pytest.raises(GroupFailed, match=r"^a process of the group has ended; stopping the group$"):
+            order(whole, "beat")
+    until(lambda: all(process.poll() is not None for process in whole.processes), "all are killed")
 
 
 def test_a_process_that_has_beaten_and_falls_silent_hangs(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
