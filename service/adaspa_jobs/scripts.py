@@ -17,6 +17,8 @@ from adaspa_jobs.primary import REFUSING
 PREFIX = "adaspa:"
 """Prefix of every key; the scripts use the same."""
 SHARED = "_shared.lua"
+FORBIDDEN = "ACL failure in script"
+"""Beginning of the answer if a script runs a command that its user may not: it is no NoPermissionError."""
 COMMENT = re.compile(r"^ *--.*\n| +--.*", re.MULTILINE)
 DEFINED = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)
 WORD = re.compile(r"\w+")
@@ -34,7 +36,7 @@ def reaching() -> Iterator[None]:
     except (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, NoPermissionError) as error:
         raise StoreUnavailable(f"Redis cannot be used: {error}") from error
     except ResponseError as error:
-        if not str(error).startswith(REFUSING):
+        if not str(error).startswith((*REFUSING, FORBIDDEN)):
             raise
         raise StoreUnavailable(f"Redis cannot be used: {error}") from error
 

@@ -165,7 +165,7 @@ class Drawn:
         self.acts: list[tuple[Callable[[], None], int]] = [
             *((self.admit, 14), (self.claim, 14), (self.tell, 14), (self.end, 16), (self.time_passes, 12)),
             *((self.look_after, 12), (self.cancel, 5), (self.delete, 5), (self.announce, 9), (self.ring, 2)),
-            *((self.begin_worker, 2), (self.images, 6), (self.deliver, 10), (self.operate, 3), (self.upgrade, 2)),
+            *((self.begin_worker, 4), (self.images, 6), (self.deliver, 10), (self.operate, 3), (self.upgrade, 2)),
         ]
 
     def play(self, requests: int = REQUESTS) -> None:

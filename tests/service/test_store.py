@@ -81,8 +81,9 @@ def test_an_idempotency_key_gives_the_first_job_again(store: JobStore, params: P
     assert new
     assert admit(store, params(seed=2), ("key", "digest")) == (first, False)
     assert store.load("demo").waiting == 1
-    with pytest.raises(IdempotencyConflict):
-        admit(store, params(), ("key", "another digest"))
+    for again in (lambda: admit(store, params(), ("key", "other")), lambda: store.repeated(("key", "other"))):
+        with pytest.raises(IdempotencyConflict):
+            again()
     store.discard(first.id)
     assert admit(store, params(), ("key", "another digest"))[0].id != first.id
 
@@ -330,6 +331,20 @@ def test_the_room_that_is_left_is_told_unless_the_user_may_not_ask(store: JobSto
     with redis.Redis(unix_socket_path=str(valkey_socket), username="limited", password="any") as client:
         assert JobStore(client).room() is None
     store.client.acl_deluser("limited")
+
+
+@pytest.mark.parametrize("lacking", ["-@scripting", "-@write", "-@read"])
+def test_a_redis_whose_user_lacks_rights_counts_as_away(
+    store: JobStore, valkey_socket: Path, params: Params, lacking: str
+) -> None:
+    store.client.acl_setuser("limited", enabled=True, nopass=True, keys=["*"], categories=["+@all", lacking])
+    try:
+        with redis.Redis(unix_socket_path=str(valkey_socket), username="limited", password="any") as client:
+            for call in (lambda one: create(one, params()), lambda one: (one.page(), one.ping(), one.look("video_x"))):
+                with pytest.raises(StoreUnavailable):
+                    call(JobStore(client))
+    finally:
+        store.client.acl_deluser("limited")
 
 
 def test_a_job_that_is_removed_while_it_is_listed_is_left_out_without_a_word(
