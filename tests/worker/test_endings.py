@@ -412,3 +412,13 @@ def test_what_a_prompt_took_is_told_before_the_steps_and_the_report_is_of_the_wh
         *((phase, False) for phase in ("loading", "encoding_prompt")),
         *((phase, True) for phase in ("denoising", "decoding", "uploading")),
     }
+
+
+def test_the_report_of_a_job_that_is_done_is_counted_once() -> None:
+    def jobs() -> float:
+        samples = metrics.density.collect()[0].samples
+        return sum(each.value for each in samples if each.name.endswith("_count") and each.labels["model"] == "stub")
+
+    with bench() as at:
+        before = jobs()
+        assert at.run().status == "completed" and jobs() == before + 1
