@@ -3,7 +3,8 @@ anew."""
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -271,6 +272,50 @@ class Shown(Scene):
         keys.revoke(key.id)
 
 
+class KeyEnds(Scene):
+    """A key ends while a job is followed with it that tells something all the time."""
+
+    name = "by hand: the end of a key whose job is busy"
+    promise = "what a key had opened ends soon after the key, whatever goes on"
+
+    def play(self, stage: Stage) -> None:
+        with (
+            patch("adaspa_service.gateway.events.RECHECK_SECONDS", 1.0),
+            patch("adaspa_service.gateway.events.HEARTBEAT_SECONDS", 0.2),
+            desk(open_access=False) as service,
+        ):
+            keys = KeyStore(service.store.client)
+            for busy in (True, False):
+                key, token = keys.create("one", READ_WRITE)
+                with caller(service, "127.0.0.2", token) as http:
+                    self.followed(service, http, busy, lambda key=key: keys.revoke(key.id))
+
+    def followed(self, service: Service, http: httpx.Client, busy: bool, end: Callable[[], object]) -> None:
+        """The key ends once the stream has begun; it says little behind it."""
+        made = http.post("/videos", json={"prompt": "a", "model": "plain"}).json()
+        over = threading.Event()
+        lease = service.claim(made["id"])
+
+        def work() -> None:
+            while not over.wait(0.1):
+                service.step(lease, 1)
+
+        with ThreadPoolExecutor(1) as pool, http.stream("GET", f"/videos/{made['id']}/events") as answer:
+            try:
+                if busy:
+                    pool.submit(work)
+                lines = (line for line in answer.iter_lines() if line.startswith(("id:", ":")))
+                for _ in range(3):
+                    next(lines)
+                end()
+                told = sum(1 for _ in zip(range(150), lines, strict=False))
+                assert told < 150, f"a stream goes on behind the end of its key, of a busy job ({busy})"
+            finally:
+                over.set()
+        service.store.release(lease)
+        service.store.discard(made["id"])
+
+
 class Asking(Scene):
     """The Python client asks a gateway that is busy, away, or lost in between."""
 
@@ -392,4 +437,4 @@ class Asking(Scene):
             assert self.client.download(video_id, folder / "whole.mp4").read_bytes() == FILES["video"][2]
 
 
-SCENES: list[Scene] = [Beside(), Rung(), Repeated(), Shown(), Asking()]
+SCENES: list[Scene] = [Beside(), Rung(), Repeated(), Shown(), KeyEnds(), Asking()]

@@ -211,10 +211,13 @@ class Delivered(Scene):
         first = deliveries.rotate_secret(3600)
         assert len(first) == 2 and deliveries.secrets() == first and deliveries.rotate_secret(0)[0] not in first
         assert len(deliveries.secrets()) == 2, "of three secrets one was given no grace"
+        service.store.client.hincrby(f"adaspa:webhook:{given_up}", "tried_at", -3600)  # as it is after days of attempts
         assert deliveries.redeliver(given_up) and not deliveries.redeliver("video_x")
         until(lambda: len(receiver.calls) == 4, "it is sent again")
         call = receiver.calls[-1]
         assert call.body == receiver.calls[0].body and len(call.headers["webhook-signature"].split()) == 2
+        at = int(call.headers["webhook-timestamp"])
+        assert abs(at - time.time()) < 60, f"a later attempt is signed as one of {datetime.fromtimestamp(at, UTC)}"
         for secret in deliveries.secrets():
             call.verify(secret)
         until(lambda: deliveries.get(given_up) is None, "it is taken")

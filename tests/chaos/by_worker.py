@@ -631,6 +631,22 @@ class Runs(Scene):
         done = at.store.get(job.id)
         assert done is not None and (done.status, done.attempt) == ("completed", 1), "an upload is not tried again"
         at.storage.put_file = put  # type: ignore[method-assign]
+        self.storage_lost(at)
+
+    def storage_lost(self, at: Workshop) -> None:
+        """Storage goes right after it took a video; a job that needs it at once fails by it."""
+        at.run()
+        plain, at.engine.denoise = at.engine.denoise, raising(StorageUnavailable("away"))  # type: ignore[method-assign]
+        check, at.storage.check = at.storage.check, raising(StorageUnavailable("away"))  # type: ignore[method-assign]
+        job = create(at.store, params())
+        for _ in range(3):
+            at.runner.run("stub")
+        left = at.store.get(job.id)
+        told = left and (left.status, left.attempt, left.worker_errors)
+        assert told == ("queued", 1, 1), f"a worker whose storage has gone takes the job again and again: {told}"
+        at.engine.denoise, at.storage.check = plain, check  # type: ignore[method-assign]
+        at.runner.run("stub")
+        assert at.store.get(job.id).status == "completed"  # type: ignore[union-attr]
 
     def inputs(self, at: Workshop) -> None:
         content = picture(64, 64)
