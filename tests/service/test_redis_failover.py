@@ -163,7 +163,7 @@ def test_a_sentinel_that_says_nothing_is_passed_over(short_folder: Path, monkeyp
         for ask in (unknown.place, lambda: asyncio.run(unknown.place_soon())):
             with pytest.raises(redis.ConnectionError, match="No master found for 'other'"):
                 ask()
-        monkeypatch.setattr("adaspa_jobs.primary.SENTINEL_SECONDS", 1.5)
+        monkeypatch.setattr("adaspa_jobs.primary.SENTINEL_SECONDS", 5.0)
         assert primary.place() == asyncio.run(primary.place_soon()) == ("127.0.0.1", 1)
     server = Primary(RedisAddress.of("redis://h:7/1"))
     assert server.place() == asyncio.run(server.place_soon()) == ("h", 7)

@@ -241,8 +241,8 @@ def test_who_has_waited_longest_comes_first(store: JobStore, params: Params) -> 
     again = [deliveries.get(job_id) for job_id in made]
     for late, delivery in enumerate(again):
         assert delivery is not None
-        deliveries.note(delivery, Outcome.rejected, body="{}", again_in=100.0 - late)
-    let_time_pass(store.client, 200)
+        deliveries.note(delivery, Outcome.rejected, body="{}", again_in=10_000.0 - 1000 * late)
+    let_time_pass(store.client, 20_000)
     assert [delivery.job_id for _ in made for delivery in deliveries.take(1)] == made[::-1], "by when each is due"
 
 

@@ -66,6 +66,19 @@ def test_a_dead_event_is_seen_and_sent_again(service: Service, receiver: Receive
     assert json.loads(webhooks("list", "--json")) == []
 
 
+def test_a_damaged_event_hides_no_other(service: Service, receiver: Receiver, webhooks: Command) -> None:
+    receiver.answers = [410] * 4
+    damaged = [service.completed(webhook_url=receiver.url) for _ in range(3)]
+    whole = service.completed(webhook_url=receiver.url)
+    until(lambda: service.parts.deliveries.counts().dead == 4, "all are given up")
+    service.store.client.hset(f"adaspa:webhook:{damaged[0]}", "attempts", "many")
+    service.store.client.hdel(f"adaspa:webhook:{damaged[1]}", "type")
+    service.store.client.delete(f"adaspa:webhook:{damaged[2]}")
+    assert [item["video_id"] for item in json.loads(webhooks("list", "--json"))] == [whole]
+    for video_id in damaged:
+        assert "no undelivered event" in webhooks("show", video_id, status=1)
+
+
 def test_a_waiting_event_is_sent_without_waiting(
     settings: Settings, tmp_path: Path, receiver: Receiver, webhooks: Command
 ) -> None:

@@ -179,8 +179,8 @@ class Group:
                 heard[connection] = time.monotonic()
                 if content != BEAT:
                     self._take(rank, pickle.loads(content))
-            now = time.monotonic()
-            if (error := self._error) is not None and now > max(error[0] + ANSWER_SECONDS, self._settles_until):
+            now, settles = time.monotonic(), self._settles_until  # read before the error, which goes before it
+            if (error := self._error) is not None and now > max(error[0] + ANSWER_SECONDS, settles):
                 self._fail(error[1])  # alone: the leader waits in an exchange that does not come
             for connection, at in heard.items():
                 if now - at > SILENT_SECONDS:

@@ -256,9 +256,8 @@ def _key(key_id: str, fields: Mapping[bytes, bytes]) -> ApiKey | None:
     """Read a key; None if its record is damaged, which opens nothing."""
     try:
         known = {name: fields[name.encode()].decode() for name in ApiKey.model_fields if name.encode() in fields}
-        scopes = [
-            scope for scope in known.get("scopes", "").split() if scope in set(Scope)
-        ]  # a later version has others
+        ours = set(Scope)  # a later version has others
+        scopes = [scope for scope in known.get("scopes", "").split() if scope in ours]
         return ApiKey.model_validate({**known, "id": key_id, "scopes": scopes})
     except (ValidationError, UnicodeDecodeError) as error:
         log.error("API key %s: its record is damaged (%s): revoke it", key_id, str(error).splitlines()[0])

@@ -5,6 +5,7 @@ event. A job ends once, so its event has one id, whatever happens to the attempt
 that undid its end it may end in another way, and that is another event.
 """
 
+import logging
 import secrets as random
 from base64 import b64encode
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from adaspa_jobs.scripts import PREFIX, Scripts, reaching
 from adaspa_jobs.settings import SECRET_PREFIX
 from pydantic_core import from_json
 from redis import Redis
+
+log = logging.getLogger(__name__)
 
 ATTEMPT_SECONDS = 30.0
 """An attempt whose outcome is not noted by then was lost with its process, and another is made."""
@@ -174,10 +177,14 @@ class DeliveryStore:
         return [(job_id.decode(), score / 1000) for job_id, score in found]
 
     def get(self, job_id: str) -> Delivery | None:
-        """Read the delivery of a job's event; None if there is none, or it was delivered."""
+        """Read the delivery of a job's event; None if there is none, it was delivered, or its record is damaged."""
         with reaching():
             fields: Any = self.client.hgetall(PREFIX + "webhook:" + job_id)
-        return _delivery(job_id, fields) if fields else None
+        try:
+            return _delivery(job_id, fields) if fields else None
+        except (KeyError, ValueError) as error:
+            log.error("%s: the record of its event is damaged (%r)", job_id, error)
+            return None
 
     def counts(self) -> DeliveryCounts:
         """Count deliveries, and what has come of all."""

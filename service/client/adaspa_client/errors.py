@@ -1,5 +1,7 @@
 """Errors for what a gateway refuses, by kind."""
 
+from typing import Any
+
 import httpx
 
 
@@ -13,11 +15,11 @@ class ApiError(Exception):
     def __init__(
         self, status: int, message: str, code: str | None = None, param: str | None = None, retry_after: float = 0.0
     ) -> None:
-        super().__init__(status, message, code, param, retry_after)  # all, because it is pickled by its arguments
+        super().__init__(message)
         self.status, self.message, self.code, self.param, self.retry_after = status, message, code, param, retry_after
 
-    def __str__(self) -> str:
-        return self.message
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.status, self.message, self.code, self.param, self.retry_after)
 
 
 class BadRequest(ApiError):
