@@ -13,6 +13,7 @@ import pytest
 import redis
 import trustme
 from adaspa_jobs.job import JobParams
+from adaspa_jobs.settings import get_settings
 from adaspa_jobs.store import JobStore
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
@@ -113,6 +114,13 @@ def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("SSL_CERT_FILE", str(folder / "authority.pem"))
         patch.delenv("SSL_CERT_DIR", raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def settings_read_anew() -> Iterator[None]:
+    """What a test set in the environment is no longer in force behind it."""
+    yield
+    get_settings.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import gc
 import logging
 import sys
+from collections.abc import Iterator
 
 import pytest
 from running_gateway import Service
@@ -35,7 +36,16 @@ def blocks(service: Service) -> int:
     return sys.getallocatedblocks()
 
 
-def test_jobs_that_are_gone_leave_nothing_in_a_gateway(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # pytest keeps what is logged
+@pytest.fixture
+def nothing_logged() -> Iterator[None]:
+    """Pytest keeps what is logged. A mere level would not do: loggers remember what they were allowed before."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(before)
+
+
+@pytest.mark.usefixtures("nothing_logged")
+def test_jobs_that_are_gone_leave_nothing_in_a_gateway(service: Service) -> None:
     counts = [blocks(service) for _ in range(4)]
     assert counts[3] - counts[1] < 2 * JOBS * FEW, f"{counts}: something stays with each job; what warms up was warm"

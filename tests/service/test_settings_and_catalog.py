@@ -197,7 +197,6 @@ def test_settings_come_from_the_environment_and_are_read_once(monkeypatch: pytes
     get_settings.cache_clear()
     settings = get_settings()
     assert settings.port == 9000 and settings.storage_url == "./data/objects" and get_settings() is settings
-    get_settings.cache_clear()
 
 
 def test_the_built_in_catalog_serves_the_demo_models() -> None:
