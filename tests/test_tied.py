@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from waiting import until
+from waiting import runs, until
 
 PARENT = """
 import subprocess, sys
@@ -28,13 +28,6 @@ input()
 os._exit(1)
 """
 """An examination that ends at its first violation, in the middle of a scene."""
-
-
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_process_that_is_tied_ends_with_a_parent_that_is_killed() -> None:

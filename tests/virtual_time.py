@@ -1,4 +1,5 @@
-"""Time that passes at once: an event loop whose clock goes on to the next moment that somebody waits for."""
+"""Time that passes at once: a clock that goes on when somebody sleeps, and an event loop whose clock goes on to the
+next moment that somebody waits for."""
 
 import asyncio
 import selectors
@@ -27,6 +28,27 @@ class Clock(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
     def monotonic(self) -> float:
         """Stand for ``time``."""
         return self.now
+
+
+class Seconds:
+    """A time that passes when it is told to, or when somebody sleeps.
+
+    Attributes:
+        now: seconds.
+        sleeps: how often somebody slept.
+    """
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.sleeps = 0
+
+    def monotonic(self) -> float:
+        """Stand for ``time``, as ``sleep`` does."""
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.sleeps += 1
 
 
 def run(clock: Clock, coroutine: Coroutine[Any, Any, Result]) -> Result:

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 PATIENCE = 600.0
 """Seconds within which anything comes, on a machine however busy; what takes longer hangs."""
@@ -14,3 +16,10 @@ def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE)
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
         time.sleep(pause)
         pause = min(pause * 1.25, 0.1)  # asking, often over HTTP, takes time from what is waited for
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import dedent
@@ -27,7 +27,7 @@ from adaspa_worker.readiness import Readiness, State
 from admitting import create
 from tiny_catalog import model_spec, write_catalog
 from valkey_process import running_valkey
-from waiting import until
+from waiting import runs, until
 
 from chaos.by_worker import ASKED, raising
 from chaos.scenes import Scene
@@ -329,14 +329,7 @@ class Tended(Scene):
             child.stop(lambda hurry=hurry: hurry)
             assert child.exit_status() == status, f"{does}: ended with {child.exit_status()}, not {status}"
             other = int(child.log.read_text().split()[0])
-            until(lambda other=other: not alive(other), f"{does}: what it had started goes on")
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent does not."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+            until(lambda other=other: not runs(other), f"{does}: what it had started goes on")
 
 
 SCENES: list[Scene] = [Begins(), Ready(), Tended()]

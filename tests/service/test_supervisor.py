@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
@@ -20,7 +19,7 @@ import pytest
 import redis
 from adaspa_service.local import LocalError, Supervisor, folder, process, valkey
 from adaspa_service.local.supervisor import check_port, free_port
-from waiting import PATIENCE, until
+from waiting import PATIENCE, runs, until
 
 PART = """
 import json, os, signal, sys
@@ -397,18 +396,11 @@ def test_what_a_program_started_ends_with_it(short_folder: Path, deaf: bool) -> 
     one = child("one", short_folder, code, lambda: True)
     one.start()
     until(lambda: one.log.read_text().strip(), "it has started another")
-    other = Path("/proc") / one.log.read_text().split()[0]
-    assert other.exists()
+    other = int(one.log.read_text().split()[0])
+    assert runs(other)
     one.stop(lambda: deaf)
     assert one.exit_status() == -(signal.SIGKILL if deaf else signal.SIGTERM)
     until(lambda: not runs(other), "the other ends")
-
-
-def runs(entry: Path) -> bool:
-    """Whether a process does; one that has ended and waits for its parent does not."""
-    with suppress(OSError):
-        return (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 @pytest.mark.parametrize(("length", "long"), [(100, False), (101, True), (200, True)])
@@ -463,7 +455,7 @@ def test_what_a_supervisor_started_ends_with_it_however_that_ends(short_folder: 
         until(lambda: all(log.exists() and log.read_text().strip() for log in logs.values()), "both run")
         pids = [int(log.read_text().split()[0]) for log in logs.values()]
         starter.kill()
-    until(lambda: not any(runs(Path(f"/proc/{pid}")) for pid in pids), "what it started ends")
+    until(lambda: not any(runs(pid) for pid in pids), "what it started ends")
     assert [log.read_text().split()[1:] for log in logs.values()] == [[], ["told"]]
 
 

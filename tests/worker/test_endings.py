@@ -21,6 +21,7 @@ from adaspa_worker.tasks import clip
 from admitting import create
 from chaos.by_worker import Workshop, bench, params, raising
 from PIL import Image
+from virtual_time import Seconds
 
 
 class Ending(NamedTuple):
@@ -51,19 +52,6 @@ ENDINGS = {
     "worker's fault": Ending(fails(StorageUnavailable("away")), "requeue_after_worker_error", "queued", "worker_error"),
     "told to stop": Ending(lambda at, job: at.stopping.set(), "release", "queued", "released", WorkerStopping),
 }
-
-
-class Seconds:
-    """A clock that goes on when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def counts() -> dict[str, float]:

@@ -17,30 +17,16 @@ from adaspa_worker.group import GroupFailed
 from adaspa_worker.lease import GROUP_SECONDS, RENEWED_SHARE, LeaseKeeper, TimeLimitExceeded, WorkerStopping
 from admitting import create
 from chaos.by_worker import bench, params, raising
+from virtual_time import Seconds
 from waiting import until
 
 UNWIND, LIMIT = 30.0, 1000.0
 REASONS = [JobCancelled("x"), LeaseLost("x"), TimeLimitExceeded("x"), GroupFailed("x")]
 
 
-class Clock:
-    """A time that passes when it is told to, or when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.sleeps = 0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.sleeps += 1
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    made = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seconds]:
+    made = Seconds()
     for module in (attempt, lease, runner, checkpoint):
         monkeypatch.setattr(module, "time", made)
     yield made
@@ -51,7 +37,7 @@ class Store:
 
     lease_seconds = 30.0
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Seconds) -> None:
         self.clock, self.asked, self.error = clock, list[tuple[float, str]](), dict[str, Exception]()
         self.told: list[tuple[float, int]] = []
 
@@ -74,7 +60,7 @@ def denoised(step: int) -> Progress:
     return Progress(phase="denoising", step=step, steps=100)
 
 
-def lived(keeps: LeaseKeeper, clock: Clock, seconds: float, *happens: tuple[float, Callable[[], object]]) -> float:
+def lived(keeps: LeaseKeeper, clock: Seconds, seconds: float, *happens: tuple[float, Callable[[], object]]) -> float:
     """Run what a keeper's thread does for so long, or until it abandons the attempt; the seconds that this took.
 
     Args:
@@ -106,7 +92,9 @@ def keeper(store: Store, **changes: Any) -> LeaseKeeper:
 
 
 @pytest.mark.parametrize("first", REASONS, ids=lambda reason: type(reason).__name__)
-def test_a_job_stops_for_the_first_reason_and_has_its_time_to_unwind_from_then(clock: Clock, first: Exception) -> None:
+def test_a_job_stops_for_the_first_reason_and_has_its_time_to_unwind_from_then(
+    clock: Seconds, first: Exception
+) -> None:
     keeps = keeper(Store(clock))
     keeps.check()
     keeps._interrupt(first)  # type: ignore[arg-type]
@@ -122,7 +110,7 @@ def test_a_job_stops_for_the_first_reason_and_has_its_time_to_unwind_from_then(c
         assert keeps._grace_until() == told + grace
 
 
-def test_a_load_has_the_whole_time_of_its_job_to_be_unwound(clock: Clock) -> None:
+def test_a_load_has_the_whole_time_of_its_job_to_be_unwound(clock: Seconds) -> None:
     keeps = keeper(Store(clock))
     deadline = clock.now + LIMIT
     keeps.report(Progress(phase="loading"))
@@ -136,7 +124,7 @@ def test_a_load_has_the_whole_time_of_its_job_to_be_unwound(clock: Clock) -> Non
 
 
 @pytest.mark.parametrize("reason", REASONS[:2], ids=lambda reason: type(reason).__name__)
-def test_who_has_heard_that_a_job_is_over_asks_and_tells_no_more_of_it(clock: Clock, reason: Exception) -> None:
+def test_who_has_heard_that_a_job_is_over_asks_and_tells_no_more_of_it(clock: Seconds, reason: Exception) -> None:
     store = Store(clock)
     keeps = keeper(store)
     keeps.report(Progress(phase="denoising", step=1, steps=4))
@@ -152,7 +140,7 @@ def test_who_has_heard_that_a_job_is_over_asks_and_tells_no_more_of_it(clock: Cl
     assert store.names() == []
 
 
-def test_a_renewal_that_failed_is_made_again_until_it_is_heard(clock: Clock) -> None:
+def test_a_renewal_that_failed_is_made_again_until_it_is_heard(clock: Seconds) -> None:
     store = Store(clock)
     keeps = keeper(store)
     clock.now += 2
@@ -167,7 +155,7 @@ def test_a_renewal_that_failed_is_made_again_until_it_is_heard(clock: Clock) -> 
     keeps.check()
 
 
-def test_steps_that_could_not_be_told_do_not_count_as_heard(clock: Clock) -> None:
+def test_steps_that_could_not_be_told_do_not_count_as_heard(clock: Seconds) -> None:
     store = Store(clock)
     keeps = keeper(store)
     clock.now += 7
@@ -180,7 +168,7 @@ def test_steps_that_could_not_be_told_do_not_count_as_heard(clock: Clock) -> Non
     assert keeps._hear() and store.names() == ["report_progress", "hear"], "telling renews the lease"
 
 
-def test_a_worker_that_is_to_stop_says_so_after_every_other_reason(clock: Clock) -> None:
+def test_a_worker_that_is_to_stop_says_so_after_every_other_reason(clock: Seconds) -> None:
     job: Any = SimpleNamespace(job=SimpleNamespace(id="video_x"))
     keeps = LeaseKeeper(
         Store(clock),  # type: ignore[arg-type]
@@ -198,7 +186,7 @@ def test_a_worker_that_is_to_stop_says_so_after_every_other_reason(clock: Clock)
         keeps.wait(5)
 
 
-def test_who_goes_on_from_a_checkpoint_writes_the_next_one_as_far_behind_it(clock: Clock) -> None:
+def test_who_goes_on_from_a_checkpoint_writes_the_next_one_as_far_behind_it(clock: Seconds) -> None:
     with bench() as at:
         create(at.store, params())
         held = at.store.claim("stub", "one")
@@ -211,7 +199,7 @@ def test_who_goes_on_from_a_checkpoint_writes_the_next_one_as_far_behind_it(cloc
             assert [step for step in range(7, 20) if kept.due(step)] == [*wanted]
 
 
-def test_storage_is_looked_at_again_after_a_failure_and_not_after_a_video(clock: Clock) -> None:
+def test_storage_is_looked_at_again_after_a_failure_and_not_after_a_video(clock: Seconds) -> None:
     with bench(back_off_seconds=(1.0, 8.0)) as at:
         looks: list[float] = []
         plain = at.storage.check
@@ -234,7 +222,7 @@ def test_storage_is_looked_at_again_after_a_failure_and_not_after_a_video(clock:
         assert len(looks) == 3, "what storage took a minute ago tells nothing"
 
 
-def test_a_worker_that_rests_hears_that_it_is_to_stop(clock: Clock) -> None:
+def test_a_worker_that_rests_hears_that_it_is_to_stop(clock: Seconds) -> None:
     with bench(back_off_seconds=(60.0,), stopping=lambda: clock.sleeps > 5) as at:
         at.engine.denoise = raising(StorageUnavailable("away"))  # type: ignore[method-assign]
         began = clock.now
@@ -243,7 +231,7 @@ def test_a_worker_that_rests_hears_that_it_is_to_stop(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("every", [0.5, 2.0, 5.0])
-def test_a_job_without_steps_is_asked_about_in_time_and_its_lease_renewed(clock: Clock, every: float) -> None:
+def test_a_job_without_steps_is_asked_about_in_time_and_its_lease_renewed(clock: Seconds, every: float) -> None:
     store = Store(clock)
     began, share = clock.now, RENEWED_SHARE * store.lease_seconds
     assert lived(keeper(store, every=every), clock, 121.0) == 121.0
@@ -254,7 +242,7 @@ def test_a_job_without_steps_is_asked_about_in_time_and_its_lease_renewed(clock:
 
 
 @pytest.mark.parametrize("every", [0.5, 5.0])
-def test_a_store_that_is_away_is_asked_each_second_until_it_is_back(clock: Clock, every: float) -> None:
+def test_a_store_that_is_away_is_asked_each_second_until_it_is_back(clock: Seconds, every: float) -> None:
     store = Store(clock)
     away = {name: StoreUnavailable("away") for name in ("hear", "renew")}
     happens = [(9.0, lambda: store.error.update(away)), (13.6, store.error.clear)]
@@ -267,7 +255,9 @@ def test_a_store_that_is_away_is_asked_each_second_until_it_is_back(clock: Clock
 
 
 @pytest.mark.parametrize("away", [False, True])
-def test_a_worker_beats_whatever_becomes_of_its_job(clock: Clock, monkeypatch: pytest.MonkeyPatch, away: bool) -> None:
+def test_a_worker_beats_whatever_becomes_of_its_job(
+    clock: Seconds, monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
     beats: list[float] = []
     monkeypatch.setattr(lease, "beat", lambda: beats.append(clock.now))
     store, began = Store(clock), clock.now
@@ -283,7 +273,7 @@ def test_a_worker_beats_whatever_becomes_of_its_job(clock: Clock, monkeypatch: p
 @pytest.mark.parametrize("unwind", [2.0, UNWIND])
 @pytest.mark.parametrize("reason", REASONS, ids=lambda reason: type(reason).__name__)
 def test_an_attempt_that_does_not_stop_is_abandoned_once_its_time_to_unwind_is_over(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, reason: Exception, unwind: float
+    clock: Seconds, monkeypatch: pytest.MonkeyPatch, reason: Exception, unwind: float
 ) -> None:
     """Each reason comes at 7.3 s: by the clock, from the group, or from the store, which is asked every 2 s."""
     store, abandoned = Store(clock), list[Exception]()
@@ -314,7 +304,7 @@ def test_an_attempt_that_does_not_stop_is_abandoned_once_its_time_to_unwind_is_o
     assert noted - 0.15 + grace <= took <= noted + grace + 1.1
 
 
-def test_a_cancelled_load_is_abandoned_only_after_the_time_of_its_job(clock: Clock) -> None:
+def test_a_cancelled_load_is_abandoned_only_after_the_time_of_its_job(clock: Seconds) -> None:
     store, abandoned = Store(clock), list[Exception]()
     store.error = {"hear": JobCancelled("x")}
     keeps = keeper(store, limit=50.0, abandon=abandoned.append)
@@ -324,7 +314,7 @@ def test_a_cancelled_load_is_abandoned_only_after_the_time_of_its_job(clock: Clo
     assert [type(reason) for reason in abandoned] == [JobCancelled], "what was first, not the end of its time"
 
 
-def test_every_step_is_told_in_order_and_soon_and_steps_that_are_told_need_no_question(clock: Clock) -> None:
+def test_every_step_is_told_in_order_and_soon_and_steps_that_are_told_need_no_question(clock: Seconds) -> None:
     store = Store(clock)
     keeps, began = keeper(store), clock.now
     steps = [(0.3 * number, lambda number=number: keeps.report(denoised(number))) for number in range(1, 101)]
@@ -338,7 +328,7 @@ def test_every_step_is_told_in_order_and_soon_and_steps_that_are_told_need_no_qu
 
 
 @pytest.mark.parametrize("error", [JobCancelled("x"), LeaseLost("x"), StoreUnavailable("x")], ids=repr)
-def test_a_thread_that_tells_of_steps_hears_what_the_store_answers(clock: Clock, error: Exception) -> None:
+def test_a_thread_that_tells_of_steps_hears_what_the_store_answers(clock: Seconds, error: Exception) -> None:
     store = Store(clock)
     keeps = keeper(store, every=600.0)
     keeps.report(denoised(1))
@@ -357,7 +347,7 @@ def test_a_thread_that_tells_of_steps_hears_what_the_store_answers(clock: Clock,
 
 
 def test_what_a_leases_thread_logs_names_job_and_attempt(caplog: pytest.LogCaptureFixture) -> None:
-    store = Store(Clock())
+    store = Store(Seconds())
     store.error = {"hear": StoreUnavailable("away"), "renew": StoreUnavailable("away")}
     caplog.handler.addFilter(logs.add_fields)
     with logs.bound(job="video_y", attempt=3), keeper(store, every=0.01):
@@ -368,7 +358,7 @@ def test_what_a_leases_thread_logs_names_job_and_attempt(caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("patience", [0.2, 0.6, 1.6, 7.6, 15.6, 120.0])
-def test_an_upload_is_tried_again_as_long_as_its_patience_lasts_and_no_longer(clock: Clock, patience: float) -> None:
+def test_an_upload_is_tried_again_as_long_as_its_patience_lasts_and_no_longer(clock: Seconds, patience: float) -> None:
     tries: list[float] = []
 
     def away(*_: object) -> None:
@@ -385,7 +375,7 @@ def test_an_upload_is_tried_again_as_long_as_its_patience_lasts_and_no_longer(cl
         assert clock.now - began == pytest.approx(wanted[-1]) and (job.status, job.worker_errors) == ("queued", 1)
 
 
-def test_a_worker_that_waits_for_its_storage_hears_that_it_is_to_stop(clock: Clock) -> None:
+def test_a_worker_that_waits_for_its_storage_hears_that_it_is_to_stop(clock: Seconds) -> None:
     began = clock.now
     with bench(upload_retry_seconds=600.0, stopping=lambda: clock.now >= began + 20) as at:
         at.storage.put_file = raising(StorageUnavailable("away"))  # type: ignore[method-assign]
@@ -395,7 +385,7 @@ def test_a_worker_that_waits_for_its_storage_hears_that_it_is_to_stop(clock: Clo
         assert clock.now - began == pytest.approx(20, abs=0.2)
 
 
-def test_a_process_whose_device_failed_rests_before_it_ends(clock: Clock) -> None:
+def test_a_process_whose_device_failed_rests_before_it_ends(clock: Seconds) -> None:
     """Else the one in its place would take the next job at once, with the same device."""
     ends: list[float] = []
     with bench(back_off_seconds=(60.0,), end_process=lambda: ends.append(clock.now)) as at:
@@ -407,7 +397,7 @@ def test_a_process_whose_device_failed_rests_before_it_ends(clock: Clock) -> Non
 
 @pytest.mark.parametrize("written", [True, False], ids=["written", "storage away"])
 def test_a_checkpoint_is_due_by_steps_or_by_time_also_after_one_that_could_not_be_written(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, written: bool
+    clock: Seconds, monkeypatch: pytest.MonkeyPatch, written: bool
 ) -> None:
     with bench() as at:
         create(at.store, params())
@@ -427,7 +417,7 @@ def test_a_checkpoint_is_due_by_steps_or_by_time_also_after_one_that_could_not_b
                     assert kept.due(step) == (by_steps or seconds >= 600), (every_steps, seconds, step)
 
 
-def test_a_preview_that_cannot_be_told_costs_the_job_nothing(clock: Clock) -> None:
+def test_a_preview_that_cannot_be_told_costs_the_job_nothing(clock: Seconds) -> None:
     store = Store(clock)
     keeps = keeper(store)
     progress = denoised(2).model_copy(update={"preview_step": 2})
@@ -446,7 +436,7 @@ def test_a_preview_that_cannot_be_told_costs_the_job_nothing(clock: Clock) -> No
 
 
 @pytest.mark.parametrize("steps", [False, True])
-def test_a_slow_store_is_asked_in_time_for_the_lease_that_it_has_then(clock: Clock, steps: bool) -> None:
+def test_a_slow_store_is_asked_in_time_for_the_lease_that_it_has_then(clock: Seconds, steps: bool) -> None:
     """A lease is as long from when the store was asked, not from when it answered."""
     slow, ask = 4.0, Store.__getattr__
 
@@ -469,7 +459,7 @@ def test_a_slow_store_is_asked_in_time_for_the_lease_that_it_has_then(clock: Clo
     assert max(then - when for when, then in pairwise(asked)) <= slow + 1.1
 
 
-def test_neither_checkpoints_nor_previews_count_the_load(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_checkpoints_nor_previews_count_the_load(clock: Seconds, monkeypatch: pytest.MonkeyPatch) -> None:
     with bench(checkpoint_steps=None, checkpoint_seconds=600.0, time_limit_seconds=1e6) as at:
         written: list[str] = []
         keep = at.storage.create
@@ -481,7 +471,7 @@ def test_neither_checkpoints_nor_previews_count_the_load(clock: Clock, monkeypat
 
 @pytest.mark.parametrize("reason", REASONS, ids=lambda reason: type(reason).__name__)
 def test_a_hanging_attempt_ends_its_process_also_where_redis_is_away(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, reason: Exception
+    clock: Seconds, monkeypatch: pytest.MonkeyPatch, reason: Exception
 ) -> None:
     """Once the worker is to stop: until then Redis may come back."""
     began = clock.now
@@ -499,7 +489,7 @@ def test_a_hanging_attempt_ends_its_process_also_where_redis_is_away(
 
 @pytest.mark.parametrize("every", [2.0, 5.0])
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9])
-def test_a_cancel_is_heard_in_time_after_the_last_step(clock: Clock, every: float, share: float) -> None:
+def test_a_cancel_is_heard_in_time_after_the_last_step(clock: Seconds, every: float, share: float) -> None:
     """However long before the next question the step was told: the thread wakes each second."""
     store = Store(clock)
     keeps, began, step = keeper(store, every=every), clock.now, share * every
@@ -508,7 +498,7 @@ def test_a_cancel_is_heard_in_time_after_the_last_step(clock: Clock, every: floa
     assert step + every <= questions[0] < step + every + 1.01
 
 
-def test_a_worker_that_finds_no_job_asks_its_storage_once_a_minute(clock: Clock) -> None:
+def test_a_worker_that_finds_no_job_asks_its_storage_once_a_minute(clock: Seconds) -> None:
     """However often it is rung for; while storage is away it asks each time, and takes no job."""
     with bench(back_off_seconds=(1.0, 5.0)) as at:
         looks: list[float] = []
