@@ -19,9 +19,8 @@ from adaspa_worker import follower, group
 from adaspa_worker.engines import together
 from adaspa_worker.follower import Leader, Stopped
 from adaspa_worker.group import Decode, Group, GroupFailed, Piece
-from chaos.by_starts import alive
 from chaos.by_worker import raising
-from waiting import PATIENCE, until
+from waiting import PATIENCE, runs, until
 
 Made = Callable[[], Group]
 
@@ -399,10 +398,10 @@ def test_a_follower_whose_leader_is_killed_ends_even_if_it_hears_nothing_of_that
     ours.send_bytes(group.pickle.dumps(OWN | {"torch": "1.0"}))
     while (heard := ours.recv_bytes()) == group.BEAT:
         pass
-    assert group.pickle.loads(heard).endswith(" and 1.0") and alive(pid)
+    assert group.pickle.loads(heard).endswith(" and 1.0") and runs(pid)
     leader.kill()
     leader.wait()
-    until(lambda: not alive(pid), "it ends")
+    until(lambda: not runs(pid), "it ends")
 
 
 def test_a_leader_that_ends_without_closing_its_group_leaves_nothing(made: Made) -> None:
@@ -419,4 +418,4 @@ def test_a_leader_that_ends_without_closing_its_group_leaves_nothing(made: Made)
     """
     *pids, folder = subprocess.check_output([sys.executable, "-c", dedent(code)], text=True, timeout=PATIENCE).split()
     assert len(pids) == 2 and not Path(folder).exists()
-    until(lambda: not any(alive(int(pid)) for pid in pids), "they end")
+    until(lambda: not any(runs(int(pid)) for pid in pids), "they end")

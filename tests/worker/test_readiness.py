@@ -25,9 +25,8 @@ from adaspa_worker.readiness import Readiness, State, has_limit, warms_up
 from adaspa_worker.source import ModelUnavailable
 from celery.platforms import EX_FAILURE
 from celery.worker import state
-from chaos.by_starts import alive
 from tiny_catalog import model_spec
-from waiting import PATIENCE, until
+from waiting import PATIENCE, runs, until
 
 
 def test_a_child_is_ready_once_it_is_warm_and_fails_for_good() -> None:
@@ -302,11 +301,11 @@ def test_a_process_whose_parent_is_killed_ends() -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     parent = subprocess.Popen([sys.executable, "-c", dedent(code)], **pipes)  # type: ignore[call-overload]
     pid = int(parent.stdout.readline())
-    assert alive(pid)
+    assert runs(pid)
     parent.kill()
     parent.wait()
     try:
-        until(lambda: not alive(pid), "the child ends", seconds=PATIENCE / 10)
+        until(lambda: not runs(pid), "the child ends", seconds=PATIENCE / 10)
     finally:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
