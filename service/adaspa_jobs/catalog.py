@@ -2,6 +2,7 @@
 
 import logging
 import math
+from copy import copy
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -338,6 +339,10 @@ class Catalog:
     def get(self, model_id: str) -> ModelSpec | None:
         """Return the model with that id, or None if it is not served."""
         return self.models.get(model_id)
+
+    def now(self) -> Self:
+        """Return the catalog as it is, for one request: a model that leaves meanwhile stays in it."""
+        return copy(self)
 
     def follow(self, announced: list[ModelSpec]) -> None:
         """Serve the file's models and the models that workers announce. The file's entries take precedence."""

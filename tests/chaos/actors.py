@@ -85,9 +85,10 @@ class Client:
 
     def create(self, key: str, seed: int) -> str:
         def ask() -> dict[str, Any]:
-            params = [resolve(VideoCreate(prompt="a red circle", seed=seed), self.world.parts.catalog)]
+            catalog = self.world.parts.catalog
+            params = [resolve(VideoCreate(prompt="a red circle", seed=seed), catalog)]
             once = idempotency_of(str(seed), key)
-            admitted = submit(self.world.parts, self.caller, JobRequest(params, None), once)  # type: ignore[arg-type]
+            admitted = submit(self.world.parts, self.caller, JobRequest(catalog.default, params, None), once)  # type: ignore[arg-type]
             made.append(admitted)
             if not admitted.jobs:
                 raise Broken(f"{key}: stands for no job")

@@ -140,7 +140,9 @@ def test_an_answer_waits_for_one_call_to_redis_and_seldom_for_how_busy_the_model
     calls = []
     for place in (1, 3):
         before = outside.calls
-        admitted = submit(parts, Caller(OPEN_OWNER), JobRequest([params(), params()], None), None)
+        admitted = submit(
+            parts, Caller(OPEN_OWNER), JobRequest(parts.catalog.default, [params(), params()], None), None
+        )
         shown = accepted(parts, admitted.jobs, admitted.positions).data
         assert [video.queue_position for video in shown] == [place, place + 1]
         answered = outside.calls

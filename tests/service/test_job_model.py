@@ -145,7 +145,9 @@ class Jobs(RuleBasedStateMachine):
         with self.outside.struck_by(fault):
             try:
                 once = idempotency_of(str(count), key)
-                jobs, new, *_ = submit(parts, Caller(OPEN_OWNER), JobRequest(params, priority), once)
+                jobs, new, *_ = submit(
+                    parts, Caller(OPEN_OWNER), JobRequest(parts.catalog.default, params, priority), once
+                )
             except ApiError as error:
                 assert (error.code == "queue_full" and full) or (error.code == "idempotency_key_reused" and key)
             except AWAY:

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.settings import Settings
 from http_server import answering
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr, ValidationError
 from running_gateway import Service, serving
+from tiny_wan import SIZE, model_spec
+from waiting import until
 
 
 class Check:
@@ -115,3 +119,29 @@ def test_a_check_that_does_not_answer_refuses_unless_the_operator_says_otherwise
 def test_an_address_that_cannot_be_asked_ends_the_start() -> None:
     with pytest.raises(ValidationError, match="prompt_check_url"):
         Settings.model_validate({"prompt_check_url": "ftp://example.com"})
+
+
+def test_a_model_that_leaves_while_a_prompt_is_checked_does_not_break_the_request(
+    service: Service, check: Check, valkey: redis.Redis
+) -> None:
+    tiny = ModelSpec.model_validate(model_spec("/models/tiny"))
+    models = service.parts.catalog
+    asked = {"prompt": "a red circle", "model": "tiny", "size": f"{SIZE}x{SIZE}"}
+
+    def comes() -> None:
+        service.store.announce(tiny, "worker-1")
+        until(lambda: models.get("tiny"), "the gateway serves the announced model")
+
+    def leaves() -> tuple[int, bytes]:
+        valkey.zadd("adaspa:served_until", {"tiny": 0})
+        until(lambda: models.get("tiny") is None, "the model is gone")
+        return 200, b'{"allowed": true}'
+
+    comes()
+    check.answer = leaves
+    first = service.create(**asked)
+    comes()
+    remix = service.http.post(f"/videos/{first['id']}/remix", json={"prompt": "a blue circle"})
+    assert remix.status_code == 200, remix.text
+    assert {first["model"], remix.json()["model"]} == {"tiny"}
+    assert service.store.load("tiny").waiting == 2

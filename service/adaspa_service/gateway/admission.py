@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from adaspa_api.words import Priority
+from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.counts import Load
 from adaspa_jobs.job import Job, JobParams, Labels
 from adaspa_jobs.queue import QueueUnavailable, ring
@@ -29,6 +30,8 @@ UNMEASURED_SECONDS = 60
 class JobRequest:
     """Request for jobs."""
 
+    spec: ModelSpec
+    """Catalog entry that the request was judged by; the catalog may have lost it since."""
     params: list[JobParams]
     """Alike but for what does not change the work."""
     priority: str | None
@@ -64,7 +67,6 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
         StoreUnavailable: it is not known whether anything was accepted, because a Redis that does not answer in time
             may still do as it was asked. With an Idempotency-Key the same request can be sent again.
     """
-    spec = state.catalog.models[wanted.params[0].model]
     priority, cost = check(state, caller, wanted)
     try:
         return state.store.admit_all(
@@ -78,7 +80,7 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
             labels=wanted.labels,
         )
     except QueueFull as error:
-        raise full(state, spec.id, priority, len(wanted.params)) from error
+        raise full(state, wanted.spec.id, priority, len(wanted.params)) from error
     except TooManyInFlight as error:
         raise too_many(state, caller, len(wanted.params)) from error
     except IdempotencyConflict as error:
@@ -97,8 +99,7 @@ def check(state: AppState, caller: Caller, wanted: JobRequest) -> tuple[Priority
         ApiError: 400 as of ``submit``.
         StoreUnavailable.
     """
-    params, limit = wanted.params[0], caller.max_in_flight
-    spec = state.catalog.models[params.model]
+    spec, params, limit = wanted.spec, wanted.params[0], caller.max_in_flight
     cost = spec.cost(params)
     priority = resolve_priority(wanted.priority, spec, cost)
     check_fits(params, state.loads.get(spec.id).fits)

@@ -31,11 +31,13 @@ async def estimate_video(request: Request, state: StateDep, caller: Reader) -> E
     """
     with state.turns.of(caller.owner) as turn:
         asked, images = await read_body(request, VideoEstimate, state.catalog, state.settings.input_bytes, turn)
+        catalog = state.catalog.now()
         with closing_all(images.values()):
-            params = batch(with_needed_images(asked, state.catalog), state.catalog)
-    noted = labels(asked, state.catalog.models[params[0].model])
+            params = batch(with_needed_images(asked, catalog), catalog)
+    spec = catalog.models[params[0].model]
+    noted = labels(asked, spec)
     url = await check_webhook(state, asked.webhook_url, caller.owner)
-    return await run_in_threadpool(estimate, state, caller, JobRequest(params, asked.priority, url, noted))
+    return await run_in_threadpool(estimate, state, caller, JobRequest(spec, params, asked.priority, url, noted))
 
 
 def with_needed_images(asked: VideoEstimate, catalog: Catalog) -> VideoEstimate:
@@ -48,8 +50,7 @@ def with_needed_images(asked: VideoEstimate, catalog: Catalog) -> VideoEstimate:
 
 def estimate(state: AppState, caller: Caller, wanted: JobRequest) -> Estimate:
     """Estimate how long the first of the jobs would take. Raises ApiError, 400 as of ``submit``; StoreUnavailable."""
-    params = wanted.params[0]
-    spec = state.catalog.models[params.model]
+    spec, params = wanted.spec, wanted.params[0]
     queue, _ = check(state, caller, wanted)
     load, times = state.loads.get(spec.id), state.times.get(spec.id)
     starts_in = load.starts_in(queue, load.queues[queue].waiting + 1)

@@ -69,14 +69,15 @@ async def create_video(
         asked, images = await read_body(request, VideoCreate, state.catalog, state.settings.input_bytes, turn)
 
         async def wanted(webhook_url: str | None) -> JobRequest:
-            params = batch(asked, state.catalog)
-            spec = state.catalog.models[params[0].model]
+            catalog = state.catalog.now()
+            params = batch(asked, catalog)
+            spec = catalog.models[params[0].model]
             noted = labels(asked, spec)
             await state.prompt_check.ask(params[0], noted, caller.owner)
             if images:
                 await turn.take()
                 params = await made_of(images, params, asked, inputs=state.inputs, spec=spec, owner=caller.owner)
-            return JobRequest(params, asked.priority, webhook_url, noted)
+            return JobRequest(spec, params, asked.priority, webhook_url, noted)
 
         with closing_all(images.values()):
             text = asked.model_dump_json(exclude_none=True)  # the same for JSON and form
@@ -107,11 +108,13 @@ async def remix_video(
 
     async def wanted(webhook_url: str | None) -> JobRequest:
         source = await run_in_threadpool(find, state, caller, video_id)
-        params = remix(source, asked.prompt, state.catalog)
-        noted = labels(asked, state.catalog.models[params.model])
+        catalog = state.catalog.now()
+        params = remix(source, asked.prompt, catalog)
+        spec = catalog.models[params.model]
+        noted = labels(asked, spec)
         await state.prompt_check.ask(params, noted, caller.owner)
         priority = source.priority if source.priority is Priority.bulk else None
-        return JobRequest([params], priority, webhook_url, noted)
+        return JobRequest(spec, [params], priority, webhook_url, noted)
 
     once = idempotency_of(text, idempotency_key)
     videos, new = await admit(
