@@ -247,7 +247,7 @@ def test_only_a_file_is_replaced_by_an_output(service: Service, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        (NotCompleted("it failed"), 4, "it failed"),
+        (NotCompleted("it failed", Video.model_construct()), 4, "it failed"),
         (httpx.ConnectError("refused"), 3, "cannot reach the server: refused; is `adaspa serve` running"),
         (httpx.ReadTimeout("late"), 3, "cannot reach the server: late"),
         (Unauthorized(401, "no key"), 1, "no key; set --api-key or ADASPA_API_KEY"),

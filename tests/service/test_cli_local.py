@@ -13,7 +13,6 @@ from adaspa_client import VideoFields
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import get_settings
 from adaspa_service.cli import local
-from adaspa_service.cli.progress import NotCompleted
 from drawn import picture
 from PIL import Image
 from running_gateway import REPORT, demo_catalog
@@ -56,9 +55,11 @@ def test_each_job_is_told_as_a_server_would_and_its_file_is_where_it_was_asked(
     monkeypatch.chdir(tmp_path)
     worker(MAKES)
     jobs = [params(prompt=prompt, steps=2, seed=seed) for seed, prompt in enumerate(("a star", "a moon"))]
-    videos = local.generate_here(jobs, [Path("one.mp4"), Path("two.mp4")], quiet=False)
+    videos, lost = local.generate_here(jobs, [Path("one.mp4"), Path("two.mp4")], quiet=False)
+    assert lost is None
     assert [path.read_text() for path in (tmp_path / "one.mp4", tmp_path / "two.mp4")] == ["a star", "a moon"]
     for seed, video in enumerate(videos):
+        assert video is not None
         assert (video.status, video.seed, video.step, video.progress) == (JobStatus.completed, seed, 2, 100)
         assert video.attention == REPORT and video.timings == {"denoising": 1.5} and video.warnings == ["is odd"]
     assert capsys.readouterr().out.splitlines() == ["denoising step 0/2", "denoising step 1/2", "completed"] * 2
@@ -70,19 +71,20 @@ def test_each_job_is_told_as_a_server_would_and_its_file_is_where_it_was_asked(
     ("does", "said"),
     [
         ("tell(error={'code': 'out_of_memory', 'message': 'No room.'}); sys.exit(1)", "No room. (out_of_memory)"),
-        ("sys.exit('first\\nthe last words')", "the generating process ended unexpectedly: the last words"),
-        ("os._exit(3)", "the generating process ended unexpectedly: no error message"),
-        ("os.kill(os.getpid(), 9)", "the generating process ended unexpectedly: no error message"),
+        ("sys.exit('first\\nthe last words')", "ended unexpectedly: the last words (worker_lost)"),
+        ("os._exit(3)", "the generating process ended unexpectedly: no error message (worker_lost)"),
+        ("os.kill(os.getpid(), 9)", "the generating process ended unexpectedly: no error message (worker_lost)"),
     ],
 )
 def test_a_failure_is_told_and_keeps_what_was_made_before(
     worker: Callable[[str], None], params: Params, tmp_path: Path, does: str, said: str
 ) -> None:
     worker(f"asked[1:] = []\n{MAKES}\n{does}")
-    files = [tmp_path / "one.mp4", tmp_path / "two.mp4"]
-    with pytest.raises(NotCompleted) as caught:
-        local.generate_here([params(steps=1), params(steps=1)], files, quiet=True)
-    assert str(caught.value) == said
+    files = [tmp_path / name for name in ("one.mp4", "two.mp4", "three.mp4")]
+    (first, second, third), lost = local.generate_here([params(steps=1)] * 3, files, quiet=True)
+    assert str(lost).endswith(said) and first and second and third is None
+    assert (first.status, second.status) == ("completed", "failed")
+    assert second.error and str(lost) == f"{second.error.message} ({second.error.code})"
     assert files[0].exists() and not files[1].exists()
 
 

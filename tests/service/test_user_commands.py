@@ -14,6 +14,7 @@ from adaspa_api.words import ErrorCode
 from adaspa_command import NOWHERE, adaspa, clean_environment, in_terminal
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
+from adaspa_service.access.keys import Scope
 from adaspa_service.cli import app, main
 from adaspa_service.cli.server import checked
 from filmed import filmed
@@ -98,10 +99,29 @@ def test_a_cancel_says_whether_a_job_stops_at_once(service: Service) -> None:
     ]
     service.store.release_cancelled(running)
     assert printed(service, "cancel", running.job.id) == f"{running.job.id}: cancelled\n"
-    other = service.create()["id"]
-    for command in (("cancel",), ("delete", "--yes")):
-        assert "there is no video" in printed(service, *command, "video_0", other, status=1)
-        assert ids(service, "--status", "queued") == [other], "what comes behind a mistake is left alone"
+
+
+@pytest.mark.parametrize(("command", "told"), [(("cancel",), "cancelled"), (("delete", "--yes"), "deleted")])
+def test_an_id_that_is_refused_keeps_no_other_job_from_its_turn(
+    service: Service, command: tuple[str, ...], told: str
+) -> None:
+    one, other = [service.create()["id"] for _ in range(2)]
+    done = adaspa(*command, "video_0", one, one, "a/b", other, server=service.url)
+    assert (done.returncode, done.stdout) == (1, f"{one}: {told}\n{other}: {told}\n")
+    assert done.stderr.splitlines() == [
+        "adaspa: video_0: there is no video 'video_0'",
+        "adaspa: a/b: there is no video 'a/b'",
+    ]
+    assert ids(service, "--status", "queued") == []
+
+
+@pytest.mark.asks
+@pytest.mark.parametrize("command", [("cancel",), ("delete", "--yes")])
+def test_a_key_that_may_do_nothing_is_told_once_for_all_jobs(service: Service, command: tuple[str, ...]) -> None:
+    key = service.parts.keys.create("a reader", frozenset({Scope.read}))[1]
+    for given in (key, "adaspa_wrong"):
+        done = adaspa(*command, "video_0", "video_1", server=service.url, ADASPA_API_KEY=given)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
 
 
 @pytest.mark.parametrize(("answer", "goes", "count"), [("y", True, 2), ("", False, 1)])
@@ -172,6 +192,67 @@ def test_a_job_that_did_not_complete_is_told_by_the_status_whenever_it_is_follow
     assert (tmp_path / "err.txt").read_text() == printed(service, "show", "--follow", job.id, status=4) == said
     assert not list(tmp_path.glob("*star*"))
     assert "status\tcompleted" in printed(service, "show", "--follow", service.completed())
+
+
+def test_a_program_that_follows_a_job_that_fails_reads_the_job(
+    service: Service, begun: Callable[..., forked.Started], tmp_path: Path
+) -> None:
+    video_id = service.create()["id"]
+    command = begun("show", "--follow", "--json", video_id, jobs=1)
+    service.store.fail(service.claim(video_id), ENDED)
+    assert command.wait(PATIENCE) == 4
+    told = json.loads((tmp_path / "out.txt").read_text())
+    assert (told["id"], told["error"]["code"]) == (video_id, "out_of_memory")
+    assert (tmp_path / "err.txt").read_text() == f"adaspa: {video_id} ended failed: No memory. (out_of_memory)\n"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_videos_that_fail_are_told_beside_those_that_were_written(
+    service: Service, begun: Callable[..., forked.Started], tmp_path: Path, as_json: bool
+) -> None:
+    asked = ("-n", 4, "--seed", 7, *(["--json"] if as_json else []))
+    command = begun("generate", "a star", *asked, jobs=4)
+    done, deleted, *failing = sorted(service.store.unfinished("open"), key=lambda job: job.params.seed)
+    service.http.delete(f"/videos/{deleted.id}")
+    for job in failing:
+        service.store.fail(service.claim(job.id), ENDED)
+    service.complete(service.claim(done.id))
+    assert command.wait(PATIENCE) == 4
+    said, out = (tmp_path / "err.txt").read_text(), (tmp_path / "out.txt").read_text()
+    assert said.count("\n") == 3 and all(job.id in said for job in (deleted, *failing))
+    if as_json:
+        told = [(video["id"], video["status"]) for video in json.loads(out)]
+        assert told == [(done.id, "completed"), *((job.id, "failed") for job in failing)]
+    else:
+        assert [line for line in out.splitlines() if line.startswith("Wrote")] == [f"Wrote {done.id}.mp4"]
+
+
+def test_a_program_reads_a_video_that_failed(
+    service: Service, begun: Callable[..., forked.Started], tmp_path: Path
+) -> None:
+    command = begun("generate", "a star", "--json", jobs=1)
+    (job,) = service.store.unfinished("open")
+    service.store.request_cancel(job.id)
+    assert command.wait(PATIENCE) == 4
+    told = json.loads((tmp_path / "out.txt").read_text())
+    assert (told["id"], told["status"]) == (job.id, "cancelled")
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_program_reads_a_comparison_of_which_one_video_failed(
+    service: Service, begun: Callable[..., forked.Started], tmp_path: Path, deleted: bool
+) -> None:
+    command = begun("compare", "a star", "--json", "--sparsity", 0.5, "-o", tmp_path / "both.mp4", jobs=2)
+    dense, ours = sorted(service.store.unfinished("open"), key=lambda job: job.params.sparsity or 0)
+    if deleted:
+        service.http.delete(f"/videos/{dense.id}")
+    else:
+        service.store.fail(service.claim(dense.id), ENDED)
+    service.complete(service.claim(ours.id))
+    assert command.wait(PATIENCE) == (1 if deleted else 4)
+    told = json.loads((tmp_path / "out.txt").read_text())
+    assert (told["dense"] and told["dense"]["status"]) == (None if deleted else "failed")
+    assert told["adaspa"]["id"] == ours.id and not list(tmp_path.glob("*both*"))
 
 
 @pytest.mark.parametrize(("count", "as_json"), [(1, False), (1, True), (2, False), (2, True)])

@@ -98,6 +98,7 @@ def test_a_waiting_event_is_sent_without_waiting(
     [
         (("show", "video_1"), 1, "adaspa webhooks list"),
         (("redeliver",), 2, "--all-dead"),
+        (("redeliver", "video_1", "video_2"), 1, "all of them\nadaspa: 'video_2' has no undelivered event"),
         (("rotate", "--keep", "long"), 2, "such as 30d"),
         (("secret", "--key", "nobody"), 1, "adaspa keys list"),
     ],

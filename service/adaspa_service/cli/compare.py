@@ -4,6 +4,7 @@ import json
 import secrets
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Unpack, cast
@@ -53,12 +54,17 @@ def compare(
         files = [Path(folder) / "dense.mp4", Path(folder) / "adaspa.mp4"]
         if local:
             jobs = [job for fields in pair for job in resolved(prompt, 1, fields, Path(folder))]
-            videos = generate_here(jobs, files, Path(folder), quiet=as_json)
+            videos, lost = generate_here(jobs, files, Path(folder), quiet=as_json)
         else:
             with connect(server, api_key) as client:
-                videos = fetch(client, [client.create(prompt, **fields) for fields in pair], files, quiet=as_json)
+                made = [client.create(prompt, **fields) for fields in pair]
+                videos, lost = fetch(client, made, files, quiet=as_json)
+        if lost:
+            if as_json:
+                print_json(described(videos))
+            raise lost
         metrics = join(files, output)
-    report(videos, metrics, output, as_json=as_json)
+    report([video for video in videos if video], metrics, output, as_json=as_json)
 
 
 def join(files: list[Path], output: Path) -> dict[str, float]:
@@ -79,14 +85,20 @@ def report(videos: list[Video], metrics: dict[str, float], output: Path, *, as_j
     dense, ours = (video.timings["denoising"] for video in videos)
     speedup = round(dense / ours, 3)
     if as_json:
-        names = ("dense", "adaspa")
-        both: dict[str, Any] = {name: video.model_dump(mode="json") for name, video in zip(names, videos, strict=True)}
-        return print_json({**both, **metrics, "speedup": speedup, "output": str(output)})
+        return print_json({**described(videos), **metrics, "speedup": speedup, "output": str(output)})
     print_table(COLUMNS, [row(name, video) for name, video in zip(("dense", "AdaSpa"), videos, strict=True)])
     say(f"Denoising took {ours:.1f} s with AdaSpa and {dense:.1f} s with dense attention: {speedup:.2f} times as fast.")
     say(f"PSNR {metrics['psnr_db']:.2f} dB, SSIM {metrics['ssim']:.4f}, measured on the compressed files.")
     say(f"Wrote {output} (seed {videos[0].seed})")
     return None
+
+
+def described(videos: Sequence[Video | None]) -> dict[str, Any]:
+    """Format both videos as JSON."""
+    return {
+        name: None if video is None else video.model_dump(mode="json")
+        for name, video in zip(("dense", "adaspa"), videos, strict=True)
+    }
 
 
 def row(name: str, video: Video) -> tuple[str, ...]:

@@ -6,15 +6,15 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Unpack
 
 import typer
-from adaspa_api.words import OutputFormat
+from adaspa_api.words import JobStatus, OutputFormat
 from adaspa_client import Client, NotFound, Video, VideoFields
 
 from adaspa_service.cli import params
 from adaspa_service.cli.jobs import check_output
 from adaspa_service.cli.local import generate_here, resolved
-from adaspa_service.cli.progress import NotCompleted, follow, summary
+from adaspa_service.cli.progress import Ended, NotCompleted, follow, summary
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
-from adaspa_service.cli.terminal import Exit, Json, fail, print_json, say
+from adaspa_service.cli.terminal import Exit, Json, fail, print_json, say, warn
 
 SERVER_ONLY = ("priority", "webhook_url", "metadata", "user")
 """Fields that have no effect without a server."""
@@ -53,54 +53,59 @@ def generate(
     if local:
         with TemporaryDirectory(prefix="adaspa-images-") as images:
             jobs = resolved(prompt, number, asked, Path(images))
-            named = [(Path(f"video-{job.seed}.{job.output_format}"), job.seed) for job in jobs]
-            files = [file_for(output, default, seed, len(jobs)) for default, seed in named]
-            videos = generate_here(jobs, files, Path(images), quiet=as_json)
+            files = {
+                job.seed: file_for(output, Path(f"video-{job.seed}.{job.output_format}"), job.seed, number)
+                for job in jobs
+            }
+            ended, lost = generate_here(jobs, list(files.values()), Path(images), quiet=as_json)
     else:
         with connect(server, api_key) as client:
             videos = client.create_batch(prompt, number, **asked)
+            files = {
+                video.seed: file_for(output, Path(f"{video.id}.{video.output_format}"), video.seed, number)
+                for video in videos
+            }
             if detach:
-                files = []
+                ended, lost = [*videos], None
             else:
-                named = [(Path(f"{video.id}.{video.output_format}"), video.seed) for video in videos]
-                files = [file_for(output, default, seed, len(videos)) for default, seed in named]
-                videos = fetch(client, videos, files, quiet=as_json)
-    if as_json:
-        shape = [video.model_dump(mode="json") for video in videos]
-        return print_json(shape if number > 1 else shape[0])
-    for video, file in zip(videos, files, strict=False):
-        say(summary(video))
-        say(f"Wrote {file}")
-    if detach:
-        for video in videos:
+                ended, lost = fetch(client, videos, list(files.values()), quiet=as_json)
+    known = [video for video in ended if video]
+    if as_json and known:
+        told = [video.model_dump(mode="json") for video in known]
+        print_json(told if number > 1 else told[0])
+    for video in () if as_json else known:
+        if detach:
             say(video.id)
-    return None
+        elif video.status is JobStatus.completed:
+            say(summary(video))
+            say(f"Wrote {files[video.seed]}")
+    if lost:
+        raise lost
 
 
-def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool) -> list[Video]:
+def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool) -> Ended:
     """Follow the jobs and write their files. An interruption cancels the jobs.
 
-    Raises:
-        NotCompleted: a job failed or was cancelled; the other files are written.
-        NotFound: so for one that was deleted.
+    Of several errors one is returned; each other one is a line on standard error.
     """
-    finished: list[Video] = []
+    ended: list[Video | None] = []
     lost: NotCompleted | NotFound | None = None
     try:
         for video, file in zip(videos, files, strict=True):
             try:
-                finished.append(follow(client, video.id, quiet=quiet))
+                ended.append(follow(client, video.id, quiet=quiet))
                 client.download(video.id, file)
             except (NotCompleted, NotFound) as error:
+                ended.append(error.video if isinstance(error, NotCompleted) else None)
+                if lost:
+                    warn(lost)
                 lost = error
     except KeyboardInterrupt:
         for video in videos:
             with suppress(NotFound):
                 client.cancel(video.id)
         fail("interrupted; cancelled " + ", ".join(video.id for video in videos), Exit.interrupted)
-    if lost:
-        raise lost
-    return finished
+    return ended, lost
 
 
 def format_of(output: Path | None) -> OutputFormat | None:

@@ -1,6 +1,7 @@
 """``adaspa jobs``, and the commands for single jobs: ``show``, ``download``, ``cancel``, ``delete``."""
 
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -11,12 +12,12 @@ from adaspa_api.fields import Kept, rows
 from adaspa_api.limits import Refused
 from adaspa_api.metadata import read
 from adaspa_api.words import JobStatus
-from adaspa_client import Variant, Video
+from adaspa_client import ApiError, Forbidden, Unauthorized, Variant, Video
 
 from adaspa_service.cli.completion import video_ids
-from adaspa_service.cli.progress import follow, summary
+from adaspa_service.cli.progress import NotCompleted, follow, summary
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
-from adaspa_service.cli.terminal import Exit, Json, console, fail, print_json, print_table, say
+from adaspa_service.cli.terminal import Exit, Json, console, fail, print_json, print_table, say, warn
 
 COLUMNS = ("ID", "STATUS", "DONE", "CREATED", "MODEL", "SEED", "PROMPT")
 BRIEF = ("ID", "STATUS", "CREATED", "PROMPT")
@@ -75,7 +76,12 @@ def show(
 ) -> None:
     """Show one job: its status, its settings and what AdaSpa did."""
     with connect(server, api_key) as client:
-        video = follow(client, video_id, quiet=as_json) if follow_it else client.get(video_id)
+        try:
+            video = follow(client, video_id, quiet=as_json) if follow_it else client.get(video_id)
+        except NotCompleted as error:
+            if as_json:
+                print_json(error.video.model_dump(mode="json"))
+            raise
     if as_json:
         return print_json(video.model_dump(mode="json"))
     print_table(("FIELD", "VALUE"), [(name, value) for name, value in facts(video).items() if value is not None])
@@ -106,10 +112,12 @@ def download(
 def cancel(ids: VideoIds, server: Server = SERVER, api_key: ApiKey = None) -> None:
     """Cancel jobs: queued ones at once, running ones within a denoising step. Their records are kept."""
     with connect(server, api_key) as client:
-        for video_id in ids:
+
+        def stop(video_id: str) -> str:
             video = client.cancel(video_id)
-            stopping = "" if video.done else " (stops after the current step)"
-            say(f"{video_id}: {video.status}{stopping}")
+            return f"{video.status}{'' if video.done else ' (stops after the current step)'}"
+
+        do_each(ids, stop)
 
 
 def delete(
@@ -122,11 +130,30 @@ def delete(
     if not yes:
         if not sys.stdin.isatty():
             fail("delete: cannot ask for confirmation without a terminal; use --yes", Exit.usage)
-        typer.confirm(f"Permanently delete {ids[0] if len(ids) == 1 else f'{len(ids)} jobs'}?", abort=True)
+        several = len(set(ids)) > 1
+        typer.confirm(f"Permanently delete {f'{len(set(ids))} jobs' if several else ids[0]}?", abort=True)
     with connect(server, api_key) as client:
-        for video_id in ids:
+
+        def remove(video_id: str) -> str:
             client.delete(video_id)
-            say(f"{video_id}: deleted")
+            return "deleted"
+
+        do_each(ids, remove)
+
+
+def do_each(ids: list[str], act: Callable[[str], str]) -> None:
+    """Act on each job once and say what came of it. A refusal is a line on standard error and stops no other job."""
+    refused = False
+    for video_id in dict.fromkeys(ids):
+        try:
+            say(f"{video_id}: {act(video_id)}")
+        except (Unauthorized, Forbidden):  # which every other job would get, too
+            raise
+        except ApiError as error:
+            warn(f"{video_id}: {error}")
+            refused = True
+    if refused:
+        raise SystemExit(int(Exit.failed))
 
 
 def row(job: Video) -> tuple[object, ...]:

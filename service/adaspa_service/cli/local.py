@@ -13,7 +13,8 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 
 from adaspa_api.fields import ROLES, VideoCreate
-from adaspa_api.words import JobStatus, Role
+from adaspa_api.report import JobError
+from adaspa_api.words import ErrorCode, JobStatus, Role
 from adaspa_client import Video, VideoFields
 from adaspa_client.images import is_url
 from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
@@ -21,7 +22,7 @@ from adaspa_jobs.job import OPEN_OWNER, Job, JobParams, Progress
 from adaspa_jobs.settings import get_settings
 from adaspa_jobs.storage import ObjectStorage
 
-from adaspa_service.cli.progress import NotCompleted, shown
+from adaspa_service.cli.progress import Ended, NotCompleted, shown
 from adaspa_service.cli.terminal import fail
 
 NEEDED = ("fastapi", "adaspa_worker", "torch", "diffusers")
@@ -82,31 +83,31 @@ def need(modules: tuple[str, ...], what: str) -> None:
         fail(f"{what}: {', '.join(missing)} not installed; pip install 'adaspa-serve[local]'")
 
 
-def generate_here(
-    jobs: list[JobParams], outputs: list[Path], images: Path | None = None, *, quiet: bool
-) -> list[Video]:
+def generate_here(jobs: list[JobParams], outputs: list[Path], images: Path | None = None, *, quiet: bool) -> Ended:
     """Generate the clips, show their progress, and return the jobs as a server would describe them.
 
     Args:
         images: folder in which ``resolved`` put the jobs' images.
-
-    Raises:
-        NotCompleted: a job failed; the files of earlier jobs are written.
     """
-    finished: dict[int, Video] = {}
+    ended: dict[int, Video] = {}
+    lost = None
     with shown(quiet) as show:
         for event in events(jobs, outputs, images):
             if "error" in event:
-                raise NotCompleted(f"{event['error']['message']} ({event['error']['code']})")
+                error = JobError.model_validate(event["error"])
+                number = next(number for number in range(len(jobs)) if number not in ended)
+                ended[number] = described(jobs[number], Progress(), status=JobStatus.failed, error=error)
+                lost = NotCompleted(f"{error.message} ({error.code})", ended[number])
+                break
             number = event["job"]
             if "progress" in event:
                 show(described(jobs[number], Progress.model_validate(event["progress"])))
             else:
                 done = Progress(phase="decoding", step=jobs[number].steps, steps=jobs[number].steps)
                 report = {"report": event["attention"], "timings": event["timings"], "warnings": event["warnings"]}
-                finished[number] = described(jobs[number], done, status=JobStatus.completed, **report)
-                show(finished[number])
-    return [finished[number] for number in range(len(jobs))]
+                ended[number] = described(jobs[number], done, status=JobStatus.completed, **report)
+                show(ended[number])
+    return [ended.get(number) for number in range(len(jobs))], lost
 
 
 def events(jobs: list[JobParams], outputs: list[Path], images: Path | None) -> Iterator[dict[str, Any]]:
@@ -126,7 +127,8 @@ def events(jobs: list[JobParams], outputs: list[Path], images: Path | None) -> I
             for line in process.stdout:
                 yield json.loads(line)
             if process.wait():
-                raise NotCompleted(f"the generating process ended unexpectedly: {last_line(said)}")
+                message = f"the generating process ended unexpectedly: {last_line(said)}"
+                yield {"error": {"code": ErrorCode.worker_lost, "message": message}}
         finally:
             process.terminate()
             process.wait()

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from adaspa_api.report import AttentionReport, KindReport
 from adaspa_api.words import JobStatus
-from adaspa_client import Client, Video
+from adaspa_client import Client, NotFound, Video
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -13,7 +13,20 @@ from adaspa_service.cli.terminal import console
 
 
 class NotCompleted(Exception):
-    """Failure or cancel of the job; the message is one line."""
+    """Failure or cancel of the job.
+
+    Args:
+        message: one line.
+        video: the job as it ended.
+    """
+
+    def __init__(self, message: str, video: Video) -> None:
+        super().__init__(message)
+        self.video = video
+
+
+Ended = tuple[list[Video | None], NotCompleted | NotFound | None]
+"""Jobs as they ended, None for those of which nothing is known, and the error of one that did not complete."""
 
 
 def follow(client: Client, video_id: str, *, quiet: bool = False, watch: Callable[[], None] = lambda: None) -> Video:
@@ -36,7 +49,7 @@ def follow(client: Client, video_id: str, *, quiet: bool = False, watch: Callabl
         video = client.wait(video_id, on_progress)
     if video.status is not JobStatus.completed:
         reason = f"{video.error.message} ({video.error.code})" if video.error else "no reason given"
-        raise NotCompleted(f"{video.id} ended {video.status}: {reason}")
+        raise NotCompleted(f"{video.id} ended {video.status}: {reason}", video)
     return video
 
 

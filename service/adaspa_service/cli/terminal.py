@@ -45,9 +45,14 @@ def say(line: str) -> None:
     console.print(line, markup=False)
 
 
+def warn(message: object) -> None:
+    """Print one line on standard error."""
+    print(f"adaspa: {message}", file=sys.stderr)
+
+
 def fail(message: object, status: Exit = Exit.failed) -> NoReturn:
     """End the command with one line on standard error."""
-    print(f"adaspa: {message}", file=sys.stderr)
+    warn(message)
     raise SystemExit(int(status))
 
 

@@ -12,7 +12,7 @@ from adaspa_service.access.keys import KeyStore
 from adaspa_service.cli.keys import duration
 from adaspa_service.cli.serve import DataDir
 from adaspa_service.cli.store import job_store, tell_auditors
-from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
+from adaspa_service.cli.terminal import Exit, Json, fail, print_json, print_table, say, warn
 from adaspa_service.webhooks.deliveries import STATES, Delivery, DeliveryStore, State
 from adaspa_service.webhooks.signing import secrets_of
 
@@ -82,7 +82,7 @@ def redeliver(
         raise typer.BadParameter("allowed: video ids or --all-dead, one of the two", param_hint="VIDEO_ID")
     with job_store(data_dir) as jobs:
         store = DeliveryStore(jobs.client)
-        wanted = video_ids or [job_id for job_id, _ in store.ids("dead")]
+        wanted = list(dict.fromkeys(video_ids or (job_id for job_id, _ in store.ids("dead"))))
         unknown = [video_id for video_id in wanted if not store.redeliver(video_id)]
         for video_id in wanted:
             if video_id not in unknown:
@@ -90,7 +90,9 @@ def redeliver(
     count = len(wanted) - len(unknown)
     say(f"sending {count} event{'s' * (count != 1)}")
     if unknown and not all_dead:  # of all, one may have gone meanwhile
-        fail("; ".join(nothing(video_id) for video_id in unknown))
+        for video_id in unknown:
+            warn(nothing(video_id))
+        raise SystemExit(int(Exit.failed))
 
 
 @webhooks.command()
