@@ -54,6 +54,25 @@ def test_a_clock_that_is_set_costs_no_job_anything(store: JobStore, params: Para
     assert again.job.ran_ms < 2 * LIMIT * 1000, "what an attempt ran is not counted by the clock either"
 
 
+@pytest.mark.parametrize("shortest", [1.0, LIMIT])
+def test_a_gateway_with_another_lease_takes_no_job_from_a_worker_with_a_longer_one(
+    store: JobStore, valkey: redis.Redis, params: Params, shortest: float
+) -> None:
+    """As during an update of the setting: a worker renews its lease when a share of its own length has passed."""
+    gateway = JobStore(valkey, lease_seconds=shortest)
+    lease = claimed(store, create(store, params()))
+    assert sweep(gateway) == ([], [], 0)
+    let_time_pass(valkey, 0.9 * LIMIT)
+    assert sweep(gateway) == ([], [], 0)
+    store.renew(lease)
+    set_clock_on(valkey, DAY)  # nobody has looked for long: it gets its own lease's time again
+    assert sweep(gateway) == ([], [], 0)
+    let_time_pass(valkey, 0.9 * LIMIT)
+    assert sweep(gateway) == ([], [], 0)
+    let_time_pass(valkey, 0.2 * LIMIT)
+    assert gateway.requeue_expired() == [lease.job.id]
+
+
 def test_a_job_whose_turn_did_not_come_in_time_says_so_even_if_no_worker_came(
     valkey: redis.Redis, params: Params
 ) -> None:

@@ -95,6 +95,12 @@ local function steady()
   return now() - skipped
 end
 
+-- How long (ms) the lease of a running job is: its worker's own setting, which may not be this one's.
+local function lease_of(id)
+  local told = redis.call('HGET', PREFIX .. 'job:' .. id, 'lease_ms')
+  return tonumber(told and told:match('^%d+$')) or LIMITS.lease_ms
+end
+
 -- Janitors look every second. If none has for longer than a third of a lease, neither they nor the workers may have been
 -- able to, or the clock was set: that time does not count, and whoever still runs a job gets a lease's time to say so.
 -- They note it a few times within that third, not at each look: a write may have to wait for the disk.
@@ -108,12 +114,12 @@ local function look()
   if passed < 0 or passed > longest then
     skipped = redis.call('INCRBY', PREFIX .. 'skipped', int(passed))
     for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'leases', 0, -1)) do
-      redis.call('ZADD', PREFIX .. 'leases', int(now() + LIMITS.lease_ms), id)
+      redis.call('ZADD', PREFIX .. 'leases', int(now() + lease_of(id)), id)
     end
   end
   -- One that was set back before anybody looked leaves leases that last longer than any.
   for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'leases', '(' .. int(now() + LIMITS.lease_ms), '+inf', 'BYSCORE')) do
-    redis.call('ZADD', PREFIX .. 'leases', int(now() + LIMITS.lease_ms), id)
+    redis.call('ZADD', PREFIX .. 'leases', 'LT', int(now() + lease_of(id)), id)
   end
 end
 
@@ -180,6 +186,7 @@ end
 -- Begin the job's next attempt, and set the fields that are given beside its own. Its number alone does not fence: a
 -- Redis that lost its latest writes counts it again. So the token has a nonce of the worker that claimed it.
 local function begin_attempt(id, nonce, last, params, ...)
+  redis.call('HSET', record(id), 'lease_ms', int(LIMITS.lease_ms))
   local attempt = int(tonumber(last) + 1)
   local progress = cjson.encode({ phase = 'loading', step = 0, steps = steps_of(params) })
   redis.call('HSET', record(id), 'attempt', attempt, 'token', attempt .. '-' .. nonce, 'progress', progress, ...)
