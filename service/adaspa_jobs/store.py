@@ -34,6 +34,7 @@ __all__ = [
     "InputsLate",
     "JobCancelled",
     "JobStore",
+    "KeyGone",
     "Lease",
     "LeaseLost",
     "Look",
@@ -59,6 +60,10 @@ class TooManyInFlight(Exception):
 
 class IdempotencyConflict(Exception):
     """Refusal: the idempotency key was used with another request."""
+
+
+class KeyGone(Exception):
+    """Refusal: the owner's API key was revoked, or has expired."""
 
 
 class InputsGone(Exception):
@@ -189,6 +194,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         idempotency: tuple[str, str] | None = None,
         owner: str = OPEN_OWNER,
         *,
+        keyed: bool = False,
         max_in_flight: int | None = None,
         priority: Priority = Priority.interactive,
         cost: float = 1.0,
@@ -202,6 +208,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
             idempotency: a key and the digest of the request; the same pair again, from the same owner, gives the first
                 current jobs, without deleted ones.
             owner: id of the API key that asks.
+            keyed: whether that is a key of the key store, which must still hold.
             max_in_flight: queued and running jobs that the owner may have.
             priority: which of the model's queues they wait in.
             cost: the work of each, in units of the model's default request.
@@ -210,6 +217,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
 
         Raises:
             QueueFull, TooManyInFlight: nothing was written.
+            KeyGone: so is the owner's key; nothing was written.
             IdempotencyConflict: the key is known with another digest; nothing was written.
             InputsGone: so are the images of a remix; nothing was written.
             InputsLate: ``await_inputs`` was too long ago, or is not known; nothing was written.
@@ -220,6 +228,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
             shared=params[0].remixed_from is not None,
             model=params[0].model,
             owner=owner,
+            keyed=keyed,
             priority=priority,
             cost=cost,
             version=max(each.needs for each in params),
@@ -234,6 +243,8 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
             steps=[each.steps for each in params],
             random=[secrets.token_hex(9) for _ in params],
         )
+        if outcome == b"no_key":
+            raise KeyGone(owner)
         if outcome == b"in_flight":
             raise TooManyInFlight(owner)
         if outcome == b"no_inputs":

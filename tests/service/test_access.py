@@ -1,6 +1,7 @@
 """API keys over HTTP, and the token before there are any: who gets in, what each may do, and that nobody sees another's
 jobs."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import httpx
 import pytest
 from adaspa_jobs.job import BOOTSTRAP_OWNER, OPEN_OWNER, JobParams, Progress
 from adaspa_jobs.settings import Settings
-from adaspa_service.access.caller import Caller
+from adaspa_service.access.caller import Caller, Callers
 from adaspa_service.access.keys import ApiKey, Scope
 from adaspa_service.gateway import events, feed
 from admitting import admit
@@ -349,6 +350,44 @@ def test_an_answer_that_was_waited_for_does_not_tell_a_revoked_key_what_came_of_
     assert (answer.json()["status"], "preference-applied" in answer.headers) == ("queued", False)
 
 
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+@pytest.mark.parametrize("path", ["/videos", "/videos/{id}/remix"])
+def test_a_key_that_ends_while_its_request_comes_makes_no_job(
+    service: Service, client: Clients, monkeypatch: pytest.MonkeyPatch, end: str, path: str
+) -> None:
+    """It would run for nobody, and whoever revoked the key with its jobs has seen no such job."""
+    one = client()
+    assert one.key
+    path, let_in, ended = path.format(id=one.completed()), threading.Event(), threading.Event()
+    identify = Callers.identify
+
+    def identified(*asked: Any) -> Caller:
+        caller = identify(*asked)
+        let_in.set()
+        return caller
+
+    monkeypatch.setattr(Callers, "identify", identified)
+    waiting = service.store.client.zcard("adaspa:waiting:demo")
+
+    def body() -> Iterator[bytes]:
+        yield b'{"prompt":'
+        assert ended.wait(PATIENCE)
+        yield b' "a red circle"}'
+
+    with ThreadPoolExecutor(1) as pool:
+        header = {"Content-Type": "application/json"}
+        sent = pool.submit(one.http.post, path, content=body(), headers=header)
+        assert let_in.wait(PATIENCE)
+        if end == "revoked":
+            service.parts.keys.revoke(one.key.id)
+        else:
+            service.store.client.hset(f"adaspa:key:{one.key.id}", "expires_at", int(time.time()) - 1)
+        ended.set()
+        answer = sent.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert service.store.client.zcard("adaspa:waiting:demo") == waiting
+
+
 def test_the_token_is_as_good_as_any_key_until_there_is_one(service: Service, client: Clients) -> None:
     video_id = service.completed()
     assert service.http.get(f"/videos/{video_id}/content").status_code == 200
@@ -508,6 +547,17 @@ def test_the_bootstrap_key_works_without_any_in_the_store(settings: Settings, tm
         video_id = service.completed()
         assert service.http.get(f"/videos/{video_id}").status_code == 200
         assert service.http.get("/metrics").status_code == 200
+
+
+def test_a_link_ends_once_gateways_have_the_bootstrap_key_no_more(settings: Settings, tmp_path: Path) -> None:
+    token, kept = "k" * 40, {"signing_secret": SecretStr("s" * 40)}
+    with serving(settings.model_copy(update={**kept, "bootstrap_key": SecretStr(token)}), tmp_path) as service:
+        service.http.headers["Authorization"] = f"Bearer {token}"
+        link = httpx.URL(service.http.get(f"/videos/{service.completed()}/link").json()["url"])
+        assert httpx.get(link).status_code == 200
+        with serving(settings.model_copy(update=kept), tmp_path) as later:
+            answer = later.http.get(str(link.copy_with(scheme=None, host=None, port=None)))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "link_revoked")
 
 
 def test_an_open_service_takes_any_key_as_clients_have_to_send_one(settings: Settings, tmp_path: Path) -> None:

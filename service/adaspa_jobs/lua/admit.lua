@@ -1,13 +1,20 @@
 -- Accept one job or several: idempotency, limits, records and places in the queue, all or nothing.
--- model, owner, priority, cost (of each), version (the lowest that can run them), max_in_flight? (unfinished jobs that
--- the owner may have), idempotency? ('{owner}:{key}'), digest? (of the request), webhook_url?, metadata? (JSON), user?, trace (of
--- the request or ''), inputs? (folder of the images that they are made of), shared (whether it is another job's, which may be gone),
+-- model, owner, keyed (whether that is an API key, which must still hold), priority, cost (of each), version (the lowest
+-- that can run them), max_in_flight? (unfinished jobs that the owner may have), idempotency? ('{owner}:{key}'), digest? (of the
+-- request), webhook_url?, metadata? (JSON), user?, trace (of the request or ''), inputs? (folder of the images that they are made of), shared (whether it is another job's, which may be gone),
 -- params (JSON of each), steps (of each), random (of each, a part of its id)
 local owner, idempotency, count = A.owner, A.idempotency, #A.params
 
 local known = idempotency and repeated(idempotency, A.digest)
 if known then
   return known
+end
+if A.keyed then
+  local key = redis.call('HMGET', PREFIX .. 'key:' .. owner, 'digest', 'expires_at')
+  local ends = tonumber(key[2])
+  if not key[1] or (ends and now() >= ends * 1000) then
+    return { 'no_key' }
+  end
 end
 if A.inputs and A.shared and redis.call('EXISTS', PREFIX .. 'inputs:' .. A.inputs) == 0 then
   return { 'no_inputs' }

@@ -25,12 +25,14 @@ class Caller:
         max_in_flight: queued and running jobs that it may have; None: as many as the queues take.
         expires_at: when its key ends, in Unix seconds; None: never.
         name: what its key is for.
+        has_key: whether the owner is a key of the key store.
     """
 
     owner: str
     max_in_flight: int | None = None
     expires_at: int | None = None
     name: str = ""
+    has_key: bool = False
 
 
 class Callers:
@@ -102,7 +104,9 @@ class Callers:
         """Tell whether a caller who was let in would be so again: its key has neither been revoked nor expired."""
         if caller.owner == OPEN_OWNER:
             return self._entrance.now() in (Access.everybody, Access.token)
-        return caller.owner == BOOTSTRAP_OWNER or self._keys.is_valid(caller.owner)
+        if caller.owner == BOOTSTRAP_OWNER:  # an operator who sets none any more has revoked it
+            return self._settings.bootstrap_key is not None
+        return self._keys.is_valid(caller.owner)
 
     def _without_key(self, request: Request, token: str | None) -> Caller:
         """Return the caller without a valid API key: this machine's user, while there are no keys."""
@@ -124,7 +128,7 @@ class Callers:
 
 
 def _caller(key: ApiKey) -> Caller:
-    return Caller(key.id, key.max_in_flight, key.expires_at, key.name)
+    return Caller(key.id, key.max_in_flight, key.expires_at, key.name, has_key=True)
 
 
 def unauthorized(access: Access, token: str | None) -> ApiError:
