@@ -532,7 +532,7 @@ class Drawn:
         self.deliveries.note(each, outcome, error="why", body=body, again_in=again)
         again_ms = None if again is None else round(again * 1000)
         told = {"lane": each.lane, "owner": each.owner, "error": "why", "body": body, "again": again_ms}
-        self.wanted.note(each.job_id, each.attempts, outcome.value, **told)
+        self.wanted.note(each.job_id, outcome.value, kind=each.type, over=each.over_ms, **told)
 
     def operate(self) -> None:
         """An operator redelivers; what is too much is forgotten."""

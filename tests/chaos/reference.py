@@ -595,27 +595,29 @@ class Reference:
     def note(
         self,
         job_id: str,
-        attempt: int,
         outcome: str,
         *,
+        kind: str,
+        over: int,
         lane: str,
         owner: str,
         error: str,
         body: str | None,
         again: int | None,
     ) -> None:
-        """What came of an attempt; ``again`` ms later there is another."""
+        """What came of an attempt whose time is ``over`` then; ``again`` ms later there is another."""
         counts, delivery = self.keys["webhook_counts"], self.keys[f"webhook:{job_id}"]
+        trying = self.keys[f"webhook_trying:{owner}"]
+        under_way = over > self.now and trying.get(job_id) == over
 
         def count(name: str) -> None:
             counts[name] = counts.get(name, 0) + 1
 
         count(f"attempts|{outcome}")
-        overtaken = bool(delivery) and delivery["attempts"] != attempt
-        if delivery and outcome == "delivered":
+        if delivery and delivery["type"] == kind and outcome == "delivered":
             count("ended|delivered")
             self.forget(job_id)
-        elif delivery and not overtaken:
+        elif delivery and under_way:
             delivery |= {"error": error, "tried_at": self.now // 1000}
             if body is not None:
                 delivery["body"] = body
@@ -626,11 +628,8 @@ class Reference:
                 count("ended|dead")
                 del self.keys["webhooks"][job_id], self.keys[f"webhook_lane:{lane}"][job_id]
                 self.keys["webhooks_dead"][job_id] = self.now
-        if overtaken:
-            return
-        self.keys[f"webhook_trying:{owner}"].pop(job_id, None)
-        if self.keys.get(f"webhook_busy:{lane}") in (None, {}, job_id):
-            self.keys.pop(f"webhook_busy:{lane}", None)
+        if under_way:
+            del trying[job_id], self.keys[f"webhook_busy:{lane}"]
             left = self.ranked(f"webhook_lane:{lane}")
             if left:
                 self.keys["webhook_lanes"][lane] = max(self.now, self.keys[f"webhook_lane:{lane}"][left[0]])

@@ -9,6 +9,8 @@ from adaspa_jobs.job import JobParams
 from adaspa_jobs.store import JobStore
 from adaspa_service.webhooks.deliveries import Delivery, DeliveryStore, Outcome
 from admitting import admit
+from claiming import VIDEO, claimed
+from running_gateway import REPORT
 from waiting import until
 
 FAILURES = [Outcome.rejected, Outcome.unreachable, Outcome.timed_out, Outcome.interrupted]
@@ -161,6 +163,78 @@ def test_what_is_heard_late_of_an_attempt_frees_no_lane_that_another_has(
         assert patient.take(10) == [], "another attempt is under way"
     patient.note(again, Outcome.delivered, body="{}")
     assert taken(patient).job_id == ids[1]
+
+
+def begun(deliveries: DeliveryStore, attempts: int) -> Delivery:
+    """The next attempt at the only event, which is so many."""
+    found: list[Delivery] = []
+    until(lambda: found.extend(deliveries.take(10)) or found, "the next attempt begins")
+    (delivery,) = found
+    assert delivery.attempts == attempts
+    return delivery
+
+
+@pytest.mark.parametrize("noted", [False, True], ids=["under way", "noted"])
+@pytest.mark.parametrize("again_in", [None, 7200.0])
+def test_what_is_heard_late_is_no_outcome_of_what_an_operator_sent_again(
+    store: JobStore, params: Callable[..., JobParams], again_in: float | None, noted: bool
+) -> None:
+    """Both are the first attempt of their delivery."""
+    job, _ = admit(store, params(), webhook_url="https://hooks.example.com/")
+    store.request_cancel(job.id)
+    hasty, patient = (DeliveryStore(store.client, attempt_seconds=seconds) for seconds in (0.01, 600.0))
+    late = begun(hasty, 1)
+    patient.note(begun(patient, 2), Outcome.gone, error="HTTP 410", body="{}")
+    assert patient.redeliver(job.id)
+    anew = begun(patient, 1)
+    if noted:
+        patient.note(anew, Outcome.rejected, error="HTTP 500", again_in=3600.0)
+    before = patient.get(job.id), patient.ids("waiting"), store.client.keys("adaspa:webhook_busy:*")
+    hasty.note(late, Outcome.timed_out, error="late", body='{"late": 1}', again_in=again_in)
+    after = patient.get(job.id), patient.ids("waiting"), store.client.keys("adaspa:webhook_busy:*")
+    assert after == before and patient.ids("dead") == [] and patient.counts().ended == {"dead": 1}
+    if not noted:
+        patient.note(anew, Outcome.rejected, error="HTTP 500", again_in=3600.0)
+    left = patient.get(job.id)
+    assert left is not None and (left.error, left.body) == ("HTTP 500", "{}")
+
+
+def test_an_attempt_whose_time_is_over_has_no_say_but_that_the_event_came(
+    store: JobStore, params: Callable[..., JobParams]
+) -> None:
+    job, _ = admit(store, params(), webhook_url="https://hooks.example.com/")
+    store.request_cancel(job.id)
+    hasty = DeliveryStore(store.client, attempt_seconds=0.01)
+    lost = begun(hasty, 1)
+    later = begun(hasty, 2)
+    for late in (lost, later):
+        until(lambda late=late: time.time() * 1000 > late.over_ms, "its time is over")  # type: ignore[misc]
+        hasty.note(late, Outcome.gone, error="HTTP 410")
+    assert hasty.counts().waiting == 1 and hasty.counts().ended == {}
+    hasty.note(lost, Outcome.delivered)
+    assert hasty.counts().waiting == 0 and hasty.counts().ended == {"delivered": 1}
+
+
+def test_that_one_end_came_says_nothing_of_another(store: JobStore, params: Callable[..., JobParams]) -> None:
+    """A power cut undid the first one meanwhile, and the job ended in another way."""
+    job, _ = admit(store, params(), webhook_url="https://hooks.example.com/")
+    written = {name: store.client.dump(name) for name in store.client.scan_iter()}
+    store.request_cancel(job.id)
+    deliveries = DeliveryStore(store.client)
+    cancelled = begun(deliveries, 1)
+    with store.client.pipeline() as pipe:
+        pipe.flushdb()
+        for name, value in written.items():
+            pipe.restore(name, 0, value)
+        pipe.execute()
+    store.complete(claimed(store, job), VIDEO, REPORT, {})
+    deliveries.note(cancelled, Outcome.delivered)
+    assert deliveries.counts().waiting == 1
+    completed = begun(deliveries, 1)
+    assert (cancelled.type, completed.type) == ("video.cancelled", "video.completed")
+    deliveries.note(cancelled, Outcome.delivered)
+    deliveries.note(completed, Outcome.delivered)
+    assert deliveries.counts().ended == {"delivered": 1}
 
 
 def test_beyond_the_number_that_is_kept_those_go_that_failed_most(

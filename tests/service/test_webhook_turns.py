@@ -2,8 +2,8 @@
 a lane, so many of an owner, and nothing that could be tried is left waiting."""
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -22,8 +22,8 @@ PASSING = (10_000, 10_000, 50_000, 310_000, 2_000_000)
 OWNERS, OF_OWNER = ("one", "other"), 3
 
 
-def let_time_pass(client: redis.Redis, seconds: float) -> None:
-    """Make every moment that deliveries have this much earlier."""
+def let_time_pass(client: redis.Redis, seconds: float, taken: Sequence[Delivery] = ()) -> list[Delivery]:
+    """Make every moment that deliveries have this much earlier; those that were taken, with it."""
     moved = round(seconds * 1000)
     for pattern in (
         "webhooks",
@@ -41,6 +41,7 @@ def let_time_pass(client: redis.Redis, seconds: float) -> None:
             left: int = client.pttl(name)  # type: ignore[assignment]
             if left >= 0:
                 client.pexpire(name, max(left - moved, 0))
+    return [replace(delivery, over_ms=delivery.over_ms - moved) for delivery in taken]
 
 
 @dataclass
@@ -78,7 +79,8 @@ class Desk:
         """The delivery that holds a lane, and until when."""
         self.trying: dict[str, tuple[str, float]] = {}
         """Owner of a delivery with an attempt under way, and until when."""
-        self.under_way: list[Delivery] = []
+        self.taken: list[tuple[Delivery, float]] = []
+        """Attempts whose outcome is still to come, and until when they have a say."""
         self.ended = {"delivered": 0, "dead": 0}
         self.attempts = 0
 
@@ -92,7 +94,8 @@ class Desk:
 
     def pass_time(self) -> None:
         seconds = self.draw.choice(PASSING)
-        let_time_pass(self.store.client, seconds)
+        moved = let_time_pass(self.store.client, seconds, [delivery for delivery, _ in self.taken])
+        self.taken = [(delivery, end) for delivery, (_, end) in zip(moved, self.taken, strict=True)]
         self.now += seconds
         self.busy = {lane: held for lane, held in self.busy.items() if held[1] > self.now}
         self.trying = {job_id: held for job_id, held in self.trying.items() if held[1] > self.now}
@@ -137,33 +140,32 @@ class Desk:
             self.trying[delivery.job_id] = one.owner, self.now + ATTEMPT
             one.due = self.now + ATTEMPT
         assert len(taken) == limit or not self.free(some=False), "what might be tried is left waiting"
-        self.under_way += [delivery for delivery in taken if self.draw.random() < 0.8]  # the others die with it
+        kept = [delivery for delivery in taken if self.draw.random() < 0.8]  # the others die with it
+        self.taken += [(delivery, self.now + ATTEMPT) for delivery in kept]
 
     def note(self) -> None:
-        if not self.under_way:
+        if not self.taken:
             return
-        delivery = self.under_way.pop(self.draw.randrange(len(self.under_way)))
+        delivery, end = self.taken.pop(self.draw.randrange(len(self.taken)))
         outcome = self.draw.choice((Outcome.delivered, Outcome.rejected, Outcome.rejected, Outcome.gone))
         again = self.draw.choice(AGAIN) if outcome is Outcome.rejected else None
         body = self.draw.choice((f'{{"of": {delivery.attempts}}}', None))
         self.deliveries.note(delivery, outcome, error="e", body=body, again_in=again)
         self.attempts += 1
         one = self.wanted.get(delivery.job_id)
-        overtaken = one is not None and one.attempts != delivery.attempts
+        under_way = self.trying.get(delivery.job_id) == (delivery.owner, end)
         if one is not None and outcome is Outcome.delivered:
             del self.wanted[delivery.job_id]
             self.ended["delivered"] += 1
-        elif one is not None and not overtaken:
+        elif one is not None and under_way:
             one.tried, one.body = True, body or one.body
             if again is None:
                 one.dead_since = self.now
                 self.ended["dead"] += 1
             else:
                 one.due = self.now + again
-        if not overtaken:
-            self.trying.pop(delivery.job_id, None)
-            if self.busy.get(delivery.lane, ("", 0.0))[0] == delivery.job_id:
-                del self.busy[delivery.lane]
+        if under_way:
+            del self.trying[delivery.job_id], self.busy[delivery.lane]
 
     def redeliver(self) -> None:
         if not self.wanted:
@@ -175,7 +177,6 @@ class Desk:
         one.due = self.now
         if one.dead_since is not None:
             one.dead_since, one.attempts = None, 0
-            self.under_way = [each for each in self.under_way if each.job_id != job_id]  # they would count for the new
 
     def look(self) -> None:
         """All that operators are shown."""
@@ -237,10 +238,9 @@ def test_who_has_waited_longest_comes_first(store: JobStore, params: Params) -> 
         made += owed(store, params, 1, f"host{number}")
         let_time_pass(store.client, 10)
     deliveries = DeliveryStore(store.client)
-    assert [delivery.job_id for _ in made for delivery in deliveries.take(1)] == made
-    again = [deliveries.get(job_id) for job_id in made]
-    for late, delivery in enumerate(again):
-        assert delivery is not None
+    taken = [delivery for _ in made for delivery in deliveries.take(1)]
+    assert [delivery.job_id for delivery in taken] == made
+    for late, delivery in enumerate(taken):
         deliveries.note(delivery, Outcome.rejected, body="{}", again_in=10_000.0 - 1000 * late)
     let_time_pass(store.client, 20_000)
     assert [delivery.job_id for _ in made for delivery in deliveries.take(1)] == made[::-1], "by when each is due"
@@ -315,12 +315,13 @@ def test_a_secret_holds_as_long_as_was_said_when_it_was_replaced(store: JobStore
 def test_dead_events_go_before_waiting_ones_and_the_oldest_of_them_first(store: JobStore, params: Params) -> None:
     client, made = store.client, [owed(store, params, 1, f"host{number}")[0] for number in range(6)]
     deliveries = DeliveryStore(client)
-    for at, delivery in enumerate(sorted(deliveries.take(6), key=lambda each: made.index(each.job_id))):
-        if at < 3:
-            deliveries.note(delivery, Outcome.gone, error="HTTP 410")
-            let_time_pass(client, 1)
-        else:
-            deliveries.note(delivery, Outcome.rejected, error="HTTP 500", again_in=1000.0 * at)
+    taken = sorted(deliveries.take(6), key=lambda each: made.index(each.job_id))
+    for at, delivery in enumerate(taken[3:], 3):
+        deliveries.note(delivery, Outcome.rejected, error="HTTP 500", again_in=1000.0 * at)
+    taken = taken[:3]
+    while taken:
+        deliveries.note(taken[0], Outcome.gone, error="HTTP 410")
+        taken = let_time_pass(client, 1, taken[1:])
 
     def kept(number: int) -> tuple[list[str], list[str]]:
         dropped = DeliveryStore(client, kept=number).trim()

@@ -75,6 +75,8 @@ class Delivery:
     error: str
     """Error of the last attempt; empty before it."""
     tried_at: int | None
+    over_ms: int = 0
+    """End of the present attempt's time in Unix milliseconds; only ``take`` gives it."""
 
     @property
     def event_id(self) -> str:
@@ -134,9 +136,12 @@ class DeliveryStore:
 
     def take(self, limit: int) -> list[Delivery]:
         """Begin an attempt at deliveries that are due, one in a lane; nobody else gets them meanwhile."""
-        found = self._scripts.run("take", limit=limit, attempt_ms=self._attempt_ms, owner_attempts=self._owner_attempts)
+        over_ms, found = self._scripts.run(
+            "take", limit=limit, attempt_ms=self._attempt_ms, owner_attempts=self._owner_attempts
+        )
         return [
-            _delivery(job_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True))) for job_id, fields in found
+            _delivery(job_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True)), int(over_ms))
+            for job_id, fields in found
         ]
 
     def note(
@@ -148,11 +153,15 @@ class DeliveryStore:
         body: str | None = None,
         again_in: float | None = None,
     ) -> None:
-        """Say what came of an attempt. Without ``again_in`` (seconds) an undelivered event is given up."""
+        """Say what came of an attempt that ``take`` began; once its time is over, only a delivery counts.
+
+        Without ``again_in`` (seconds) an undelivered event is given up.
+        """
         self._scripts.run(
             "note",
             id=delivery.job_id,
-            attempt=delivery.attempts,
+            type=delivery.type,
+            over_ms=delivery.over_ms,
             lane=delivery.lane,
             owner=delivery.owner,
             outcome=outcome,
@@ -224,7 +233,7 @@ class DeliveryStore:
         return [secret.decode() for secret in self._scripts.run("secrets", fresh=fresh, keep_ms=keep_ms)]
 
 
-def _delivery(job_id: str, fields: Mapping[bytes, bytes]) -> Delivery:
+def _delivery(job_id: str, fields: Mapping[bytes, bytes], over_ms: int = 0) -> Delivery:
     text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
     tried_at = text.get("tried_at", "")
     return Delivery(
@@ -238,4 +247,5 @@ def _delivery(job_id: str, fields: Mapping[bytes, bytes]) -> Delivery:
         body=text.get("body"),
         error=text.get("error", ""),
         tried_at=int(tried_at) if tried_at.isdecimal() else None,  # only shown: a damaged one holds up no event
+        over_ms=over_ms,
     )

@@ -2,6 +2,7 @@
 -- Begin an attempt at due deliveries, one in a lane. A lane is busy until the outcome is noted (note.lua), or
 -- until the attempt's time is over because whoever made it died; then another makes the next.
 -- An owner gets so many attempts at a time: receivers of one that all hang hold up no other's.
+-- When (ms) the attempts' time is over, and the deliveries.
 -- limit (deliveries at most), attempt_ms (time of an attempt), owner_attempts (of one owner at most)
 local LOOKED_AT, PUT_OFF = 1000, 500
 local over = int(now() + A.attempt_ms)
@@ -46,4 +47,4 @@ for _, lane in ipairs(lanes) do
     taken[#taken + 1] = { id, redis.call('HGETALL', PREFIX .. 'webhook:' .. id) }
   end
 end
-return taken
+return { over, taken }
