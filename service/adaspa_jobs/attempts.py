@@ -11,6 +11,7 @@ from adaspa_api.report import AttentionReport, JobError
 from adaspa_api.words import ErrorCode, Priority
 
 from adaspa_jobs.append_only import AppendOnlyFile
+from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import SCHEMA_VERSION, Artifact, Job, Progress
 from adaspa_jobs.record import RecordUnreadable, job_from_pairs
 from adaspa_jobs.scripts import Scripts
@@ -54,6 +55,14 @@ def given_up(max_attempts: int) -> JobError:
     return JobError(code=ErrorCode.worker_lost, message=f"The job lost its worker {max_attempts} times.")
 
 
+def _offers(spec: ModelSpec) -> dict[str, dict[str, Any]]:
+    """Return what a request may ask for by a catalog entry: inputs by their roles, adapters' hashes by name."""
+    return {
+        "inputs": {",".join(sorted(task.roles)): True for task in spec.tasks},
+        "loras": {lora.name: lora.sha256 for lora in spec.loras},
+    }
+
+
 class Attempts:
     """Part of a JobStore for workers."""
 
@@ -71,7 +80,12 @@ class Attempts:
         return job_id.decode() if job_id else None
 
     def claim(
-        self, model: str, worker: str, process: str = "", priorities: Collection[Priority] = tuple(Priority)
+        self,
+        model: str,
+        worker: str,
+        process: str = "",
+        priorities: Collection[Priority] = tuple(Priority),
+        spec: ModelSpec | None = None,
     ) -> Lease | None:
         """Begin an attempt at the model's job that is next; None if none waits that this worker can run.
 
@@ -84,6 +98,8 @@ class Attempts:
             worker: a name that no other worker has.
             process: of the worker's processes, the one that asks.
             priorities: the queues that the worker serves.
+            spec: its catalog entry. A job that asks for a task or an adapter which this lacks is left to other workers,
+                as while a catalog is being changed. None: it takes every job.
         """
         found = self._scripts.run(
             "claim",
@@ -92,11 +108,13 @@ class Attempts:
             worker=worker,
             process=process,
             version=SCHEMA_VERSION,
+            offers=None if spec is None else _offers(spec),
             nonce=secrets.token_hex(NONCE_BYTES),
             given_up=given_up(self.max_attempts).model_dump_json(),
         )
         if isinstance(found, bytes):
-            log.warning("%s: requires a worker of a later version than this one (%d)", found.decode(), SCHEMA_VERSION)
+            job_id, _, which = found.decode().partition(" ")
+            log.warning("%s: requires a worker %s", job_id, which)
         if not isinstance(found, list):
             return None
         try:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import redis
-from adaspa_api.words import JobStatus, Priority
-from adaspa_jobs.job import SCHEMA_VERSION, Job, JobParams, since
+from adaspa_api.loras import LoraUse
+from adaspa_api.words import JobStatus, Priority, Role, Task
+from adaspa_jobs.catalog import Catalog, ModelSpec
+from adaspa_jobs.job import SCHEMA_VERSION, Input, Job, JobParams, since
 from adaspa_jobs.record import RecordUnreadable
 from adaspa_jobs.store import JobStore
 from admitting import admit, create
@@ -19,6 +21,7 @@ from waiting import until
 
 CAPTURED = sorted((Path(__file__).parent / "records").glob("version_*.json"))
 PRESENT = "present"
+LORA = {"name": "ink", "source": "ink.safetensors", "sha256": "a" * 64}
 NEWER = {"schema_version": str(SCHEMA_VERSION + 1), "invented": "1"}
 
 
@@ -97,6 +100,42 @@ def test_the_ended_jobs_of_an_earlier_version_are_removed_in_their_time(
 def test_a_repeated_request_finds_the_job_of_an_earlier_version(earlier: dict[str, str], store: JobStore) -> None:
     job, new = admit(store, JobParams.model_validate(PARAMS), ("key", "digest"))
     assert (job.id, new) == (earlier["queued"], False)
+
+
+USE = LoraUse(name="ink", scale=0.5, sha256="a" * 64)
+INPUT = Input(key="inputs/x/first.png", content_type="image/png", bytes=1, sha256="b" * 64, role=Role.first)
+
+
+@pytest.mark.parametrize(
+    ("asked", "entries", "what"),
+    [
+        ({"loras": [USE]}, ({}, {"loras": [LORA]}), "the adapter ink"),
+        ({"loras": [USE]}, ({"loras": [LORA | {"sha256": "c" * 64}]}, {"loras": [LORA]}), "the adapter ink"),
+        ({"inputs": [INPUT]}, ({}, {"tasks": [Task.text_to_video, Task.image_to_video]}), "the inputs first"),
+        ({}, ({"tasks": [Task.image_to_video]}, {}), "the inputs "),
+        ({"loras": [USE.model_copy(update={"scale": 0.0})]}, (None, {}), ""),
+        ({"loras": [USE.model_copy(update={"sha256": None})]}, (None, {"loras": [LORA]}), ""),
+    ],
+)
+def test_a_job_is_left_to_workers_whose_catalog_has_what_it_asks_for(
+    store: JobStore,
+    caplog: pytest.LogCaptureFixture,
+    asked: dict[str, Any],
+    entries: tuple[dict[str, Any] | None, dict[str, Any]],
+    what: str,
+) -> None:
+    demo = Catalog.load(None).default.model_dump() | {"loras": [], "default_loras": []}
+    params = JobParams.model_validate(PARAMS | asked)
+    if params.inputs_folder:
+        store.await_inputs(params.inputs_folder)
+    job = create(store, params)
+    lacking, having = entries
+    if lacking is not None:
+        assert store.claim("demo", "worker-1", spec=ModelSpec.model_validate(demo | lacking)) is None
+        assert f"{job.id}: requires a worker whose catalog entry has {what}" in caplog.text
+        assert get(store, job.id).attempt == 0
+    lease = store.claim("demo", "worker-2", spec=ModelSpec.model_validate(demo | having))
+    assert lease is not None and lease.job.id == job.id
 
 
 def test_a_job_that_needs_a_later_version_is_left_to_its_workers(

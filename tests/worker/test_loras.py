@@ -5,12 +5,14 @@ import random
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from adaspa_api.loras import LoraUse
+from adaspa_api.words import JobStatus
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.storage import ObjectStorage
@@ -21,8 +23,10 @@ from adaspa_worker.loras.slots import Loras, check_files
 from adaspa_worker.offer import check
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
+from admitting import create
 from chaos.by_worker import raising
 from diffusers import UniPCMultistepScheduler, WanPipeline
+from job_bench import Bench
 from tiny_loras import WAN, diffusers, entry, kohya, low_ranks, wans_own
 from tiny_wan import model_spec
 from torch import Tensor
@@ -158,6 +162,34 @@ def test_a_job_for_another_file_than_the_catalogs_is_not_begun(
             assert "a file with SHA-256 000" in str(refused.__cause__) and not begins
         served.reset()
         assert steps == [1] * begins
+
+
+@pytest.mark.parametrize("own", [[], [1]], ids=["no adapters", "another adapter"])
+def test_a_job_is_not_made_without_an_adapter_that_the_entry_lacks(
+    engine: Callable[..., Engine], loras: list[dict[str, Any]], denoise: Denoise, own: list[int]
+) -> None:
+    served = engine([loras[number] for number in own])
+    with pytest.raises(NotLoaded) as refused:
+        denoise(served, whole=1.0)
+    assert "loras: whole: the job needs it" in str(refused.value.__cause__)
+    assert torch.equal(denoise(served, whole=0.0), denoise(served))
+
+
+def test_a_job_waits_for_a_worker_whose_entry_has_its_adapter(
+    bench: Bench, tiny_pipeline: Path, loras: list[dict[str, Any]], params: Callable[..., JobParams]
+) -> None:
+    """As while a catalog is changed: workers of the entry before go on with what they can make."""
+    before, after = (ModelSpec.model_validate(model_spec(tiny_pipeline, loras=own)) for own in ([], loras))
+    old = replace(bench.runner, spec=before)
+    new = replace(bench.runner, name="worker-2", process="2", spec=after, engine=lambda _: load(after, tiny_pipeline))
+    uses = [LoraUse(name="whole", scale=1.0, sha256=loras[0]["sha256"])]
+    adapted, plain = (create(bench.store, params(steps=1, loras=each)).id for each in (uses, None))
+    for _ in range(2):
+        old.run("tiny")
+    assert [bench.job(each).status for each in (adapted, plain)] == [JobStatus.queued, JobStatus.completed]
+    assert bench.job(adapted).attempt == 0
+    new.run("tiny")
+    assert bench.job(adapted).status is JobStatus.completed
 
 
 def test_slots_that_could_not_be_filled_are_not_taken_for_those_of_the_job_before(

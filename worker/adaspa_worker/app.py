@@ -95,6 +95,7 @@ def runner() -> Runner:
         fail_blank=settings.fail_blank,
         provenance=Provenance.of(settings),
         priorities=priorities(),
+        spec=served(),
     )
 
 

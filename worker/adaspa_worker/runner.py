@@ -13,6 +13,7 @@ from functools import partial
 
 from adaspa_api.words import ErrorCode, Priority
 from adaspa_jobs import logs, tracing
+from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.storage import StorageUnavailable
 from adaspa_jobs.store import JobCancelled, JobStore, Lease, LeaseLost, StoreUnavailable
 
@@ -47,6 +48,7 @@ class Runner(Resources):
             own; the last of these goes on.
         priorities: the queues that are served.
         process: tells this process from an earlier one of the same worker.
+        spec: the catalog entry; jobs that ask for what it lacks are left to other workers. None: it runs every job.
     """
 
     store: JobStore
@@ -59,6 +61,7 @@ class Runner(Resources):
     back_off_seconds: Sequence[float] = BACK_OFF_SECONDS
     priorities: Collection[Priority] = tuple(Priority)
     process: str = field(default_factory=lambda: secrets.token_hex(8))
+    spec: ModelSpec | None = None
     _own_failures: int = 0
     """Consecutive failures."""
     _stored_at: float = -math.inf
@@ -74,7 +77,7 @@ class Runner(Resources):
         if not self._can_store():
             self._recover(ErrorCode.storage_unavailable)
             return
-        lease = self.store.claim(model, self.name, self.process, self.priorities)
+        lease = self.store.claim(model, self.name, self.process, self.priorities, self.spec)
         if lease is None:
             log.info("nothing to do")
             return

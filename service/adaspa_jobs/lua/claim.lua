@@ -1,12 +1,13 @@
 -- queued -> in_progress: the model's job that is next begins an attempt, under a lease with a token of its own.
 -- Of two priorities with waiting jobs, the one goes first that has had less for its share; within one, the lowest place.
 -- A lease that ran out first goes back to the queue (requeue.lua), where the attempts are counted.
--- A job for workers of a later version is passed over; its id is the answer if there is no other. So is a job that does
--- not fit into this worker's memory but into that of another live worker.
--- model, priorities (that it serves), worker, process (of it), version (of the record), nonce (for the token), given_up
--- (error of a job that is given up, JSON)
+-- A job for workers of a later version is passed over, and so is one that asks for an input or an adapter that this
+-- worker's catalog entry lacks; if there is no other, its id is the answer, and what it requires of a worker. So is a job
+-- that does not fit into this worker's memory but into that of another live worker.
+-- model, priorities (that it serves), worker, process (of it), version (of the record), offers? (by its catalog entry: inputs
+-- by their roles, adapters' hashes by name), nonce (for the token), given_up (error of a job that is given up, JSON)
 local model, worker = A.model, A.worker
-local LOOKED_AT = 100
+local LOOKED_AT = 1000
 
 -- An attempt of this worker, if it has one, is not running: a worker runs one at a time, and this one asks for another.
 local held = held_by(worker)
@@ -45,14 +46,43 @@ local function is_for_others(id)
   return false
 end
 
+local function list(value)
+  return type(value) == 'table' and value or {}
+end
+
+-- What a job asks for that this worker's catalog entry lacks, in words; nil if that is nothing.
+local function lacking(params)
+  if not A.offers then
+    return nil
+  end
+  local asked, roles = parsed(params), {}
+  for i, given in ipairs(list(asked.inputs)) do
+    roles[i] = tostring(entry(given, 'role'))
+  end
+  table.sort(roles)
+  if not A.offers.inputs[table.concat(roles, ',')] then
+    return 'whose catalog entry has the inputs ' .. table.concat(roles, ', ')
+  end
+  for _, use in ipairs(list(asked.loras)) do
+    local name, hash = tostring(entry(use, 'name')), entry(use, 'sha256')
+    local own = A.offers.loras[name]
+    if (tonumber(entry(use, 'scale')) or 0) ~= 0 and (not own or (type(hash) == 'string' and hash ~= own)) then
+      return 'whose catalog entry has the adapter ' .. name .. ' with this SHA-256'
+    end
+  end
+end
+
 -- What an attempt needs to know of a waiting job, and whether this worker may run it.
-local newer
+local passed
 local function look_at(id)
   local fields, whole = read(id)
+  local lacks = whole and lacking(fields.params)
   if not whole then
     set_aside(id)
   elseif tonumber(fields.schema_version) > A.version then
-    newer = id
+    passed = id .. ' of a later version'
+  elseif lacks then
+    passed = id .. ' ' .. lacks
   elseif not is_for_others(id) then
     know(id, fields.owner, fields.model, fields.priority, fields.cost)
     return { id = id, attempt = fields.attempt, params = fields.params, started_at = fields.started_at }
@@ -106,4 +136,4 @@ for _, priority in ipairs(A.priorities) do
     return begin(first, priority, queue)
   end
 end
-return newer or false
+return passed or false

@@ -166,6 +166,11 @@ class DiffusersEngine(LoadedModel, ABC):
         on_step: StepCallback,
         resume: dict[str, Any] | None = None,
     ) -> Tensor:
+        known = {lora.name for lora in self.spec.loras}
+        for use in params.loras or []:
+            if use.scale and use.name not in known:
+                why = "the job needs it, but the catalog does not have it"
+                raise NotLoaded from ModelUnavailable(f"catalog: model {self.spec.id}: loras: {use.name}: {why}")
         if self._loras:
             try:
                 self._loras.use(params.loras or [])
