@@ -30,7 +30,18 @@ def remembered(client: redis.Redis) -> Callable[[], None]:
     return go_back
 
 
-TIMES = ("leases", "expiry", "purge", "leavings", "served_until", "arrivals:*", "running:*", "workers:*", "serving:*")
+TIMES = (
+    "leases",
+    "expiry",
+    "purge",
+    "leavings",
+    "served_until",
+    "arrivals:*",
+    "running:*",
+    "workers:*",
+    "serving:*",
+    "fitting:*",
+)
 """Keys of the store whose members have a time."""
 
 

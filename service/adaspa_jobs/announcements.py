@@ -21,6 +21,7 @@ COUNTED_SECONDS = 20.0
 class Announcements:
     """Part of a JobStore that knows the models."""
 
+    unserved_seconds: float
     _scripts: Scripts
     _unreadable: set[bytes]
 
@@ -37,7 +38,8 @@ class Announcements:
             spec: the model's catalog entry.
             worker: its name.
             priorities: of the queues.
-            fits: what fits into its memory; None if that is not known.
+            fits: what fits into its memory; None if that is not known. Workers with less memory leave that to it, also
+                while it is gone, for as long as jobs wait for a worker at all.
 
         Returns:
             For each of the queues how many bells the worker is to ring: more jobs wait than have one.
@@ -51,6 +53,7 @@ class Announcements:
             counts_ms=round(COUNTED_SECONDS * 1000),
             priorities=list(priorities),
             fits=None if fits is None else fits.model_dump_json(),
+            remembers_ms=round(self.unserved_seconds * 1000),
         )
         return dict(zip(priorities, bells, strict=True))
 

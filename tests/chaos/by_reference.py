@@ -492,6 +492,7 @@ class Drawn:
             fits and json.loads(fits.model_dump_json()),
             holds_ms=HOLDS_MS,
             counts_ms=COUNTS_MS,
+            remembers_ms=UNSERVED_MS,
         )
         self.agree("bells", list(bells.values()), wanted)
         if draw.random() < 0.5:

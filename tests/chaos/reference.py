@@ -340,7 +340,8 @@ class Reference:
                 return held
             self.lose_worker(held, error)
         own = self.keys[f"fits:{model}"].get(worker)
-        live = [each for each, end in self.keys[f"workers:{model}"].items() if end >= self.steady and each != worker]
+        living = (*self.keys[f"workers:{model}"].items(), *self.keys[f"fitting:{model}"].items())
+        live = [each for each, end in living if end >= self.steady and each != worker]
         for priority in sorted(priorities, key=lambda each: (self.had(model, each), PREFERRED.index(each))):
             queue = queue_of(model, priority)
             for job_id in self.ranked(f"waiting:{queue}"):
@@ -441,7 +442,15 @@ class Reference:
         return held if held and self.lose_worker(held, error) else None
 
     def announce(
-        self, spec: dict[str, Any], worker: str, priorities: list[str], fits: Any, *, holds_ms: int, counts_ms: int
+        self,
+        spec: dict[str, Any],
+        worker: str,
+        priorities: list[str],
+        fits: Any,
+        *,
+        holds_ms: int,
+        counts_ms: int,
+        remembers_ms: int,
     ) -> list[int]:
         model = spec["id"]
         self.keys["served"][model] = spec
@@ -449,12 +458,15 @@ class Reference:
         self.keys["served_until"][model] = self.steady + holds_ms
         workers = self.keys[f"workers:{model}"]
         workers[worker] = self.steady + counts_ms
-        self.keys[f"fits:{model}"].pop(worker, None)
+        told, fitting = self.keys[f"fits:{model}"], self.keys[f"fitting:{model}"]
+        told.pop(worker, None)
+        fitting.pop(worker, None)
         if fits:
-            self.keys[f"fits:{model}"][worker] = fits
+            told[worker], fitting[worker] = fits, self.steady + remembers_ms
+        for gone in self.until(f"fitting:{model}", self.steady):
+            del fitting[gone], told[gone]
         for gone in self.until(f"workers:{model}", self.steady):
             del workers[gone]
-            self.keys[f"fits:{model}"].pop(gone, None)
             for priority in PREFERRED:
                 self.keys[f"serving:{queue_of(model, priority)}"].pop(gone, None)
         for priority in set(PREFERRED) - set(priorities):

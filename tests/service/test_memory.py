@@ -8,8 +8,11 @@ import pytest
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import JobParams
+from adaspa_jobs.store import JobStore
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway.memory import check_fits
+from admitting import create
+from faults import let_time_pass
 from running_gateway import Service
 from tiny_wan import model_spec
 from waiting import until
@@ -67,6 +70,30 @@ def test_a_worker_leaves_a_job_to_another_one_only_if_it_fits_there(service: Ser
     assert claimed("other") is None, "it waits for the large worker"
     store.announce(TINY, "large", fits=small)
     assert claimed("other") == second, "no worker that lives is better"
+
+
+def test_a_job_waits_for_a_worker_with_more_memory_that_restarts(
+    store: JobStore, params: Callable[..., JobParams]
+) -> None:
+    """Its server keeps the small one from a job that would end there out of memory; but not for ever."""
+    small, large = (Fits(limit=limit, frames={"": {"128x128": frames}}) for limit, frames in ((1, 5), (2, 9)))
+    job = create(store, params(model="tiny", width=128, height=128, num_frames=9))
+
+    def claimed() -> str | None:
+        store.announce(TINY, "small", fits=small)
+        lease = store.claim("tiny", "small", spec=TINY)
+        return lease.job.id if lease else None
+
+    store.announce(TINY, "large", fits=large)
+    assert claimed() is None
+    let_time_pass(store.client, 3600)
+    assert claimed() is None and store.load("tiny").workers == 1
+    store.announce(TINY, "large, restarted", fits=large)
+    let_time_pass(store.client, 3600)
+    assert claimed() is None
+    let_time_pass(store.client, store.unserved_seconds)
+    assert claimed() == job.id, "no such worker has been there for as long as jobs wait for any"
+    assert store.client.hkeys("adaspa:fits:tiny") == store.client.zrange("adaspa:fitting:tiny", 0, -1) == [b"small"]
 
 
 def worker(gib: float, **most: int) -> Fits:

@@ -2,7 +2,7 @@
 -- A worker says which model it serves, and which of its priorities; how many bells it is to ring for each of them. One
 -- worker at a time is told, and not so many that it would be busy for long.
 -- model, holds_ms (for how long its entry holds), worker, counts_ms (for how long it counts), priorities (one or both),
--- fits? (what fits into its memory, JSON); ARGV[3]: the model's catalog entry, JSON
+-- fits? (what fits into its memory, JSON), remembers_ms (for how long that is remembered); ARGV[3]: the model's catalog entry, JSON
 local model, worker, counts = A.model, A.worker, int(steady() + A.counts_ms)
 local PRIORITIES = { 'interactive', 'bulk' }
 
@@ -14,13 +14,19 @@ redis.call('HSET', PREFIX .. 'served', model, ARGV[3])
 redis.call('HSETNX', PREFIX .. 'served_since', model, seconds(now()))
 redis.call('ZADD', PREFIX .. 'served_until', int(steady() + A.holds_ms), model)
 redis.call('ZADD', PREFIX .. 'workers:' .. model, counts, worker)
+local told, fitting = PREFIX .. 'fits:' .. model, PREFIX .. 'fitting:' .. model
 if A.fits then
-  redis.call('HSET', PREFIX .. 'fits:' .. model, worker, A.fits)
+  redis.call('HSET', told, worker, A.fits)
+  redis.call('ZADD', fitting, int(steady() + A.remembers_ms), worker)
 else
-  redis.call('HDEL', PREFIX .. 'fits:' .. model, worker)
+  redis.call('HDEL', told, worker)
+  redis.call('ZREM', fitting, worker)
+end
+for _, gone in ipairs(redis.call('ZRANGE', fitting, '-inf', int(steady()), 'BYSCORE')) do
+  redis.call('HDEL', told, gone)
+  redis.call('ZREM', fitting, gone)
 end
 for _, gone in ipairs(redis.call('ZRANGE', PREFIX .. 'workers:' .. model, '-inf', int(steady()), 'BYSCORE')) do
-  redis.call('HDEL', PREFIX .. 'fits:' .. model, gone)
   redis.call('ZREM', PREFIX .. 'workers:' .. model, gone)
   for _, priority in ipairs(PRIORITIES) do
     redis.call('ZREM', serving(priority), gone)

@@ -3,7 +3,7 @@
 -- A lease that ran out first goes back to the queue (requeue.lua), where the attempts are counted.
 -- A job for workers of a later version is passed over, and so is one that asks for an input or an adapter that this
 -- worker's catalog entry lacks; if there is no other, its id is the answer, and what it requires of a worker. So is a job
--- that does not fit into this worker's memory but into that of another live worker.
+-- that does not fit into this worker's memory but into that of another worker, live or heard from lately.
 -- model, priorities (that it serves), worker, process (of it), version (of the record), offers? (by its catalog entry: inputs
 -- by their roles, adapters' hashes by name), nonce (for the token), given_up (error of a job that is given up, JSON)
 local model, worker = A.model, A.worker
@@ -39,6 +39,12 @@ local function is_for_others(id)
     return false
   end
   for _, other in ipairs(redis.call('ZRANGE', PREFIX .. 'workers:' .. model, int(steady()), '+inf', 'BYSCORE')) do
+    if fits(redis.call('HGET', PREFIX .. 'fits:' .. model, other), id) then
+      return true
+    end
+  end
+  -- One that is gone may come back, as after a restart, and its jobs would end out of memory here.
+  for _, other in ipairs(redis.call('ZRANGE', PREFIX .. 'fitting:' .. model, int(steady()), '+inf', 'BYSCORE')) do
     if fits(redis.call('HGET', PREFIX .. 'fits:' .. model, other), id) then
       return true
     end
