@@ -4,8 +4,10 @@ Add a single command to COMMANDS, and a group with subcommands (a ``typer.Typer`
 """
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -85,12 +87,30 @@ def check_text(arguments: list[str]) -> None:
             fail(f"{given!r} is not UTF-8; allowed: UTF-8", Exit.usage)
 
 
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP end the command as Ctrl-C does: what it was writing is removed, what it started stops."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    ending = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+    for each in ending:  # the others are ignored, as by nohup
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each in ending:
+            signal.signal(each, signal.SIG_DFL)
+
+
 def main() -> None:
     """Run the console script. Expected errors print one line, never a traceback."""
     try:
         check_text(sys.argv[1:])
         try:
-            app()
+            with ended_by_signals():
+                app()
         finally:
             if sys.stdout is not None:  # it is None if the command was started without one
                 sys.stdout.flush()

@@ -1,6 +1,7 @@
 """``adaspa compare``: the same prompt and seed with dense attention and with AdaSpa, side by side."""
 
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -69,13 +70,14 @@ def compare(
 
 def join(files: list[Path], output: Path) -> dict[str, float]:
     """Write the two videos side by side and return their PSNR and SSIM."""
-    part = output.with_name(f".part-{output.name}")
-    command = [sys.executable, "-m", "adaspa_worker.side_by_side", *map(str, files), "--output", str(part)]
-    ran = subprocess.run([*command, "--labels", "dense", "AdaSpa"], capture_output=True, text=True, check=False)
-    if ran.returncode:
-        part.unlink(missing_ok=True)
-        fail(f"the videos cannot be compared: {last_words(ran)}")
-    part.replace(output)
+    whole = Path(os.path.realpath(output))
+    with TemporaryDirectory(prefix=".part-", dir=whole.parent) as folder:
+        part = Path(folder) / "both.mp4"
+        command = [sys.executable, "-m", "adaspa_worker.side_by_side", *map(str, files), "--output", str(part)]
+        ran = subprocess.run([*command, "--labels", "dense", "AdaSpa"], capture_output=True, text=True, check=False)
+        if ran.returncode:
+            fail(f"the videos cannot be compared: {last_words(ran)}")
+        part.replace(whole)
     found: dict[str, float] = json.loads(ran.stdout)
     return found
 

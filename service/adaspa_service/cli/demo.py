@@ -1,5 +1,6 @@
 """``adaspa demo``: start the whole service, generate one video and a contact sheet, and stop it."""
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -12,6 +13,7 @@ from adaspa_jobs.catalog import Catalog, CatalogError, ModelSpec
 from adaspa_jobs.settings import get_settings
 
 from adaspa_service.cli import params
+from adaspa_service.cli.generate import format_of
 from adaspa_service.cli.jobs import check_output
 from adaspa_service.cli.progress import follow, summary
 from adaspa_service.cli.serve import DataDir, Model, Port
@@ -49,7 +51,9 @@ def demo(
     api_key: ApiKey = None,
 ) -> None:
     """Start the whole service, generate one video, and stop it again."""
-    check_output(output)
+    asked, picture = params.given({"output_format": format_of(output)}), output.with_suffix(".png")
+    for path in (output, picture):
+        check_output(path)
     params.given({"input_reference": image})
     spec = chosen(model, with_image=image is not None)
     if image is not None and not is_url(image):
@@ -62,7 +66,7 @@ def demo(
         supervisor = Supervisor(folder, host, port or free_port(host), workers=[spec.id], say=say)
         with supervisor, connect(supervisor.url, api_key) as client:
             say(f"AdaSpa is running at {supervisor.url}")
-            fields = VideoFields(model=spec.id)
+            fields = asked | VideoFields(model=spec.id)
             if QUICK_LORA in (lora.name for lora in spec.loras):
                 fields |= QUICK
             video = client.create(prompt, image=image, **fields)
@@ -72,7 +76,7 @@ def demo(
                 say(f"Image: {image}")
             video = follow(client, video.id, watch=supervisor.watch)
             client.download(video.id, output)
-            sheet = write_contact_sheet(client, video.id, output.with_suffix(".png"))
+            sheet = write_contact_sheet(client, video.id, picture)
             say(summary(video))
             say(f"Wrote {output} and {sheet}")
 
@@ -117,13 +121,10 @@ def write_contact_sheet(client: Client, video_id: str, path: Path) -> Path:
     """Write the job's spritesheet as a PNG file."""
     from PIL import Image  # noqa: PLC0415  only the demo needs it, and only the worker's extra brings it
 
-    webp, part = path.with_suffix(".webp.part"), path.with_suffix(".png.part")
-    try:
-        client.download(video_id, webp, "spritesheet")
-        with Image.open(webp) as image:
+    whole = Path(os.path.realpath(path))
+    with TemporaryDirectory(prefix=".part-", dir=whole.parent) as folder:
+        part = Path(folder) / "sheet.png"
+        with Image.open(client.download(video_id, Path(folder) / "sheet.webp", "spritesheet")) as image:
             image.save(part, "PNG")
-        part.replace(path)
-    finally:
-        webp.unlink(missing_ok=True)
-        part.unlink(missing_ok=True)
+        part.replace(whole)
     return path

@@ -10,7 +10,7 @@ from adaspa_api.words import JobStatus, OutputFormat
 from adaspa_client import Client, NotFound, Video, VideoFields
 
 from adaspa_service.cli import params
-from adaspa_service.cli.jobs import check_output
+from adaspa_service.cli.jobs import check_folder, check_output
 from adaspa_service.cli.local import generate_here, resolved
 from adaspa_service.cli.progress import Ended, NotCompleted, follow, summary
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
@@ -48,8 +48,8 @@ def generate(
     for name, given in (("--detach", detach), *server_only):
         if local and given:
             fail(f"{name}: has no effect with --local, which uses no server; allowed: one of the two", Exit.usage)
-    if output is not None:
-        check_output(output)
+    if not detach:
+        check_outputs(output, asked.get("seed"), number)
     if local:
         with TemporaryDirectory(prefix="adaspa-images-") as images:
             jobs = resolved(prompt, number, asked, Path(images))
@@ -116,6 +116,17 @@ def format_of(output: Path | None) -> OutputFormat | None:
     if ending not in list(OutputFormat):
         fail(f"--output: {output} must end in {ENDINGS}", Exit.usage)
     return OutputFormat[ending]
+
+
+def check_outputs(output: Path | None, seed: int | None, count: int) -> None:
+    """End the command if the videos' files could not be written, as far as their names are known before their jobs."""
+    if output is None:
+        check_folder(Path())
+    elif seed is None:
+        check_output(output)
+    else:
+        for each in range(count):
+            check_output(file_for(output, output, seed + each, count))
 
 
 def file_for(output: Path | None, default: Path, seed: int, count: int) -> Path:

@@ -1,10 +1,12 @@
 """``adaspa jobs``, and the commands for single jobs: ``show``, ``download``, ``cancel``, ``delete``."""
 
+import os
 import sys
 from collections.abc import Callable
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
@@ -101,10 +103,13 @@ def download(
     api_key: ApiKey = None,
 ) -> None:
     """Download a completed job's video, or one of its pictures."""
+    if output is None:
+        check_folder(Path())
+    else:
+        check_output(output)
     with connect(server, api_key) as client:
         video = client.get(video_id)
         path = output or Path(f"{video_id}{SIDE_FILES.get(variant, f'.{video.output_format}')}")
-        check_output(path)
         client.download(video_id, path, variant)
     say(f"Wrote {path}")
 
@@ -205,10 +210,23 @@ def when(timestamp: int) -> str:
 
 def check_output(path: Path) -> None:
     """End the command if the file could not be written, before any work is done for it."""
-    if not path.parent.is_dir():
-        fail(f"--output: the folder {path.parent} does not exist", Exit.usage)
-    if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "a pipe or a device"
-        fail(f"--output: {path} is {kind}; allowed: a file", Exit.usage)
     if str(path) == "-":
         fail("--output: standard output is not supported; allowed: a file (./- for one of this name)", Exit.usage)
+    if not path.parent.is_dir():
+        fail(f"--output: the folder {path.parent} does not exist", Exit.usage)
+    try:
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a pipe or a device"
+            fail(f"--output: {path} is {kind}; allowed: a file", Exit.usage)
+    except OSError as error:  # such as a name that is too long
+        fail(f"--output: {path}: {error.strerror}", Exit.usage)
+    check_folder(Path(os.path.realpath(path)).parent)
+
+
+def check_folder(folder: Path) -> None:
+    """End the command if no file can be written to the folder. To write one is the only sure test; it leaves none."""
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        fail(f"--output: no file can be written to {folder.absolute()}: {error.strerror}", Exit.usage)

@@ -1,14 +1,24 @@
 """A download that goes on where a lost connection left it."""
 
+import os
+import time
+from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 from typing import BinaryIO
 
 import httpx
 
+ABANDONED_SECONDS = 86400.0
+"""Seconds without a write after which a part is one of a download that was killed."""
+
 
 class Download:
     """Download to a file that appears under its name only when it is whole.
+
+    Until then its part is a hidden file of its own beside it, so that of several downloads to one path the last to end
+    wins. What killed downloads left in that folder a day ago is removed.
 
     Args:
         path: of the file, which is replaced. Of a link, what it leads to.
@@ -19,25 +29,31 @@ class Download:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._whole = self.path.resolve()
+        self._whole = Path(os.path.realpath(self.path))
         if self._whole.exists() and not self._whole.is_file():
             raise ValueError(f"path must lead to a file or to nothing yet, got {str(path)!r}")
-        self._part = self._whole.with_name(f".{self._whole.name}.part")
+        self._part = self._whole.with_name(f".adaspa-{token_hex(8)}.part")
         self._etag = ""
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> "Download":
-        self._file = self._part.open("wb")
+        for part in self._whole.parent.glob(".adaspa-*.part"):
+            with suppress(OSError):  # it is gone, or another user's
+                if time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
+                    part.unlink()
+        self._file = self._part.open("xb")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._file is not None
-        self._file.close()
-        if kind is None:
-            self._part.replace(self._whole)
-        self._part.unlink(missing_ok=True)
+        try:
+            self._file.close()
+            if kind is None:
+                self._part.replace(self._whole)
+        finally:
+            self._part.unlink(missing_ok=True)
 
     @property
     def received(self) -> int:
