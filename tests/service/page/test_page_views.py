@@ -145,3 +145,12 @@ def test_the_api_reference_comes_with_the_service(page: Page, service: Service) 
     plain = service.http.get("/docs/swagger-ui.css", headers={"Accept-Encoding": "identity"})
     assert ".swagger-ui" in plain.text and "content-encoding" not in plain.headers
     assert service.http.get("/docs/nothing.js").status_code == 404
+
+
+def test_who_skips_to_the_video_still_has_it_after_a_reload(page: Page, service: Service, tmp_path: Path) -> None:
+    page.goto(f"{service.url}/#{finished(service, tmp_path)}")
+    expect(page.locator("#job video")).to_be_visible()
+    page.get_by_role("link", name="Skip to the video").press("Enter")
+    expect(page.locator("#stage")).to_be_focused()
+    page.reload()
+    expect(page.locator("#job video")).to_be_visible()

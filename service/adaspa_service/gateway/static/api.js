@@ -42,27 +42,40 @@ export async function call(method, path, { body, headers = {}, signal } = {}) {
 
 export const json = async (...request) => (await call(...request)).json();
 
-// A job, asked for again while the service is away. Null when there is none, or no longer.
+// Whether asking again gets another answer: the service was away or busy.
+const passes = ({ status }) => !(status >= 400 && status < 500) || status === 429;
+
+// A job, asked for again while the service is away.
 export async function look(id, signal) {
   while (true) {
     try {
       return await json("GET", `/videos/${id}`, { signal });
     } catch (error) {
-      if (signal.aborted || error.status === 401) throw error;
-      if (error.status === 404) return null;
+      if (signal.aborted || !passes(error)) throw error;
     }
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
 }
 
+// One of several jobs; null when there is none, no longer, or none that can be shown.
+export const lookIfThere = (id, signal) => look(id, signal).catch((error) => {
+  if (error.status === 404 || error.status === 410) return null;
+  throw error;
+});
+
 export const fileUrl = (id, variant) => `/videos/${id}/content?variant=${variant}`;
 
-// An address that an element can load: it cannot send a key, so that it gets a link, which holds for an hour.
+// An address that an element can load: it cannot send a key, so that it gets a link, which holds for an hour. How old it is
+// tells this machine's clock, which may be days away from the service's.
+const LINK_MS = 55 * 60_000;
 const links = new Map();
 export async function source(id, variant) {
   const file = fileUrl(id, variant);
   if (!key.get()) return file;
-  if (!(links.get(file)?.expires_at > Date.now() / 1000 + 300)) links.set(file, await json("GET", `/videos/${id}/link?variant=${variant}`));
+  if (!(links.get(file)?.until > Date.now())) {
+    const { url } = await json("GET", `/videos/${id}/link?variant=${variant}`);
+    links.set(file, { url, until: Date.now() + LINK_MS });
+  }
   const { pathname, search } = new URL(links.get(file).url);
   return pathname + search;
 }
@@ -70,31 +83,44 @@ export async function source(id, variant) {
 // A preview's address; with a key it is fetched first, because there are no links to it.
 export const preview = async (address) => (key.get() ? URL.createObjectURL(await (await call("GET", address)).blob()) : address);
 
-// A job's events from its beginning to its end; a lost connection goes on where it was.
+// A job's events from its beginning to its end; a lost connection goes on where it was. One that died in silence, as when
+// this machine slept, is known by its silence alone.
+const SILENT_MS = 40_000; // the service says something every 15 s
 export async function follow(id, onEvent, signal) {
   let last = null;
   while (!signal.aborted) {
+    const connection = new AbortController();
+    let timer;
+    const heard = () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => connection.abort(), SILENT_MS);
+    };
+    heard();
     try {
-      const answer = await call("GET", `/videos/${id}/events`, { headers: last ? { "Last-Event-ID": last } : {}, signal });
+      const headers = last ? { "Last-Event-ID": last } : {};
+      const answer = await call("GET", `/videos/${id}/events`, { headers, signal: AbortSignal.any([signal, connection.signal]) });
       if (answer.status === 204) return;
-      for await (const event of events(answer.body)) {
+      for await (const event of events(answer.body, heard)) {
         last = event.id ?? last;
         onEvent(event.event, JSON.parse(event.data));
         if (DONE.includes(event.event)) return;
       }
     } catch (error) {
       if (signal.aborted) return;
-      if (error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
+      if (!passes(error)) throw error;
+    } finally {
+      clearTimeout(timer);
     }
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
 }
 
-async function* events(body) {
+async function* events(body, heard) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   for (let text = ""; ;) {
     const { value, done } = await reader.read();
     if (done) return;
+    heard();
     const found = (text + value).split("\n\n");
     text = found.pop();
     for (const event of found) {

@@ -1,5 +1,5 @@
 // Several videos of one prompt, as a grid.
-import { DONE, look, preview } from "./api.js";
+import { DONE, lookIfThere, preview } from "./api.js";
 import { el } from "./dom.js";
 import { failure } from "./errors.js";
 import { frame, media } from "./player.js";
@@ -13,7 +13,7 @@ export const batch = (ids, onEnded) => async (signal, onDrawn) => {
   const cells = new Map();
   let open = ids;
   while (open.length && !signal.aborted) {
-    const videos = (await Promise.all(open.map((id) => look(id, signal)))).filter(Boolean); // those that were deleted leave the grid
+    const videos = (await Promise.all(open.map((id) => lookIfThere(id, signal)))).filter(Boolean); // those that were deleted leave the grid
     for (const id of open) if (!videos.some((video) => video.id === id)) cells.get(id)?.element.remove();
     if (!cells.size && videos.length) {
       for (const video of videos) cells.set(video.id, cell(video));

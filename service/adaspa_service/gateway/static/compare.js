@@ -1,5 +1,5 @@
 // Dense attention and AdaSpa side by side: one clock for both videos, and a slider between them.
-import { DONE, look } from "./api.js";
+import { DONE, lookIfThere } from "./api.js";
 import { el } from "./dom.js";
 import { about, seconds } from "./format.js";
 import { frame, media, moves } from "./player.js";
@@ -16,7 +16,7 @@ const NAMES = ["Dense", "AdaSpa"];
 export const compare = (ids, onEnded) => async (signal, onDrawn) => {
   let wait = null;
   for (let first = true; !signal.aborted; first = false) {
-    const videos = await Promise.all(ids.map((id) => look(id, signal)));
+    const videos = await Promise.all(ids.map((id) => lookIfThere(id, signal)));
     if (!videos.every(Boolean)) throw new Error("One of these videos does not exist. It was deleted, has expired, or belongs to another API key.");
     if (first) heading(videos[1].prompt);
     if (first) name(`Compare: ${videos[1].prompt}`);

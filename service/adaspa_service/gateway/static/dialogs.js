@@ -4,6 +4,8 @@ import { $ } from "./dom.js";
 
 for (const button of document.querySelectorAll("[data-close]")) button.onclick = () => button.closest("dialog").close();
 
+const SENDABLE = /^[\x21-\x7e]+$/; // what a browser sends in a header
+
 // A service that asks for nothing has no use for the button.
 export const offerKey = (needed) => ($("#key-button").hidden = !needed);
 
@@ -28,8 +30,8 @@ export function onKey(callback) {
   $("#key-form").onsubmit = (event) => {
     event.preventDefault();
     const value = $("#key").value.trim();
-    if (value) return use(value);
-    $("#key-error").textContent = "Enter your key.";
+    if (SENDABLE.test(value)) return use(value);
+    $("#key-error").textContent = value ? "This is not a key. Copy it again, without quotation marks or spaces." : "Enter your key.";
     $("#key").focus();
   };
 }

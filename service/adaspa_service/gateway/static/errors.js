@@ -1,5 +1,5 @@
 // Errors as a person says them. The API's own words name fields and rules; these say what happened and what to do.
-import { about } from "./format.js";
+import { about, characters } from "./format.js";
 import { KINDS } from "./media.js";
 
 // Why a request was refused, by the API's code.
@@ -52,7 +52,7 @@ function ofField(rule, value, text) {
   if (rule.minLength && (empty || !value.trim?.())) return "Describe your video first.";
   if (typeof value === "number" && (value < rule.minimum || value > rule.maximum)) return `Choose a number from ${rule.minimum} to ${rule.maximum}.`;
   if (rule.type === "integer" && typeof value === "number" && !Number.isInteger(value)) return "Choose a whole number.";
-  if (rule.maxLength && value?.length > rule.maxLength) return `Use at most ${rule.maxLength} characters. You entered ${value.length}.`;
+  if (rule.maxLength && characters(value ?? "") > rule.maxLength) return `Use at most ${rule.maxLength} characters. You entered ${characters(value)}.`;
   if (rule.format === "uri" && text.startsWith("is not a URL")) return "This is not a web address. It starts with https://";
   return null;
 }

@@ -33,8 +33,9 @@ export function field(name, label, control, hint = "", kind = "") {
 const below = (name, hint) => [
   el("p", { className: "hint", id: `${name}-hint`, textContent: hint }), el("p", { className: "error", id: `${name}-error` })];
 
-export function promptField({ maxLength }) {
-  const area = el("textarea", { rows: 3, placeholder: "Describe your video", maxLength, required: true });
+// No text field has a maxLength: the browser would cut what one pastes.
+export function promptField() {
+  const area = el("textarea", { rows: 3, placeholder: "Describe your video", required: true });
   return [...field("prompt", "Prompt", area, "").children];
 }
 
@@ -42,7 +43,7 @@ export function promptField({ maxLength }) {
 export function settings(model, models) {
   const rules = model.parameters.properties;
   const own = {
-    negative_prompt: ({ title, maxLength }) => field("negative_prompt", title, el("input", { autocomplete: "off", maxLength, placeholder: "What to leave out" }), "", "wide"),
+    negative_prompt: ({ title }) => field("negative_prompt", title, el("input", { autocomplete: "off", placeholder: "What to leave out" }), "", "wide"),
     model: (rule) => field("model", rule.title, el("select", {}, ...options(models.map((m) => m.id), model.id)), model.description, "wide"),
     size, num_frames: (rule) => frames(rule, rules.fps.default),
     seed: (rule) => field("seed", rule.title, seed()),
@@ -86,7 +87,7 @@ function control(rule) {
     return el("input", { type: "number", inputMode: whole ? "numeric" : "decimal", min: rule.minimum, max: rule.maximum, step: whole ? 1 : "any", value: rule.default ?? "" });
   }
   const address = rule.format === "uri" ? { type: "url", inputMode: "url", spellcheck: false, placeholder: "https://" } : {};
-  return el("input", { autocomplete: "off", ...("maxLength" in rule && { maxLength: rule.maxLength }), ...address });
+  return el("input", { autocomplete: "off", ...address });
 }
 
 const range = ({ minimum, maximum }) => `${minimum} to ${maximum}`;

@@ -4,7 +4,7 @@ import { $, el } from "./dom.js";
 import { said } from "./errors.js";
 import { estimating, soon } from "./estimate.js";
 import { promptField, read, settings } from "./fields.js";
-import { seconds, typed } from "./format.js";
+import { characters, seconds, typed } from "./format.js";
 import { fileOf } from "./given.js";
 import { chosenIn, give } from "./media.js";
 
@@ -40,7 +40,7 @@ function estimated() {
 
 function draw(model) {
   drawn = model.id;
-  $("#prompt-field").replaceChildren(...promptField(model.parameters.properties.prompt));
+  $("#prompt-field").replaceChildren(...promptField());
   $("#examples").replaceChildren(...model.prompt_examples.map(example));
   $("#parameters").replaceChildren($("#parameters legend"), ...settings(model, models));
   shape();
@@ -71,7 +71,7 @@ function put(values) {
 // What the form says of itself: characters left, the clip's length.
 function told() {
   const model = current();
-  const used = $("#prompt").value.length;
+  const used = characters($("#prompt").value);
   $("#prompt-hint").textContent = used > NEAR * model.max_prompt_chars ? `${used} of ${model.max_prompt_chars} characters` : "";
   const length = Number($("#num_frames").value) / Number($("#fps").value);
   $("#num_frames-hint").textContent = Number.isFinite(length) ? `${seconds(length)} at ${$("#fps").value} FPS` : "";
@@ -92,7 +92,7 @@ $("#form").addEventListener("input", () => {
   told();
 });
 $("#form").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("#form").requestSubmit();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) $("#generate").click(); // which is disabled while it sends
 });
 $("#form").addEventListener("change", ({ target }) => {
   if (target.name !== "model") return;

@@ -34,5 +34,7 @@ export function typed(value) {
   if (value === null || typeof value !== "object") return value;
   return Object.keys(value).length ? JSON.stringify(value) : "";
 }
+// As the service counts them: an emoji is one.
+export const characters = (text) => [...text].length;
 export const words = (name) => name.replaceAll("_", " ");
 export const capital = (text) => text[0].toUpperCase() + text.slice(1);

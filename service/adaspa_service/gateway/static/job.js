@@ -1,5 +1,5 @@
 // One video on the stage, while it is made and when it has ended.
-import { DONE, json } from "./api.js";
+import { DONE, look } from "./api.js";
 import { result } from "./result.js";
 import { running } from "./running.js";
 import { heading, name, put, speak } from "./stage.js";
@@ -7,7 +7,7 @@ import { heading, name, put, speak } from "./stage.js";
 // A view of the stage. It calls back when the job has ended.
 export const job = (id, onEnded) => async (signal, onDrawn) => {
   for (let first = true; !signal.aborted; first = false) {
-    const video = await json("GET", `/videos/${id}`, { signal });
+    const video = await look(id, signal);
     heading(video.prompt);
     if (DONE.includes(video.status)) return ended(video, signal, onDrawn, onEnded);
     const view = running(video, signal, (now) => name(`${now.progress} %, ${video.prompt}`));

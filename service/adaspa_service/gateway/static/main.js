@@ -77,6 +77,10 @@ $("#form").onsubmit = async (event) => {
   if (made.length === 1) location.hash = made[0].id;
   if (made.length > 1) location.hash = `batch=${made.map(({ id }) => id).join()}`;
 };
+$(".skip").onclick = (event) => {
+  event.preventDefault(); // or the address would no longer say which video is open
+  $("#stage").focus();
+};
 addEventListener("hashchange", () => {
   if (takeToken()) {
     $("#key-dialog").close();

@@ -1,5 +1,5 @@
 // Images, videos and sounds for the form: chosen, dropped or pasted, and shown before they are sent.
-import { $, el } from "./dom.js";
+import { $, el, note } from "./dom.js";
 
 export const KINDS = {
   "image/*": { tag: "img", types: ["image/jpeg", "image/png", "image/webp", "image/avif"], named: "JPEG, PNG, WebP or AVIF", one: "an image", files: "a JPEG, PNG, WebP or AVIF file" },
@@ -73,17 +73,24 @@ function dropped(event, input) {
   give(input, file);
 }
 
-$("#form").addEventListener("dragover", (event) => {
-  if (!shownOnes().length || !event.dataTransfer.types.includes("Files")) return;
+// Anywhere on the page: the browser would open a file that nothing takes in the page's place.
+const hasFiles = (event) => event.dataTransfer.types.includes("Files");
+addEventListener("dragover", (event) => {
+  if (!hasFiles(event)) return;
   event.preventDefault();
-  $("#form").classList.add("over");
+  if (shownOnes().length) $("#form").classList.add("over");
+  else event.dataTransfer.dropEffect = "none";
 });
-$("#form").addEventListener("dragleave", (event) => {
-  if (!$("#form").contains(event.relatedTarget)) $("#form").classList.remove("over");
+addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) $("#form").classList.remove("over"); // it has left the window
 });
-$("#form").addEventListener("drop", (event) => {
-  const [input] = firstFit(event.dataTransfer);
-  if (input) dropped(event, input);
+addEventListener("drop", (event) => {
+  if (!hasFiles(event)) return;
+  event.preventDefault();
+  $("#form").classList.remove("over");
+  const [input, file] = firstFit(event.dataTransfer);
+  if (input) give(input, file);
+  else note("This model takes no such file.");
 });
 document.addEventListener("paste", (event) => {
   const [input, file] = firstFit(event.clipboardData);

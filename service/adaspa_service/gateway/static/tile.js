@@ -6,12 +6,13 @@ import { media } from "./player.js";
 import { picker } from "./selection.js";
 
 const MARKS = { queued: "…", in_progress: "▸", failed: "!", cancelled: "×" };
+const AGAIN_MS = 5000; // then twice that, and so on
 const leave = () => {}; // a tile whose picture cannot be had keeps its mark
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 export function tile(video) {
   const { id, prompt } = video;
-  const image = el("img", { alt: "", loading: "lazy", hidden: true, onerror: () => (image.hidden = true) });
+  const image = el("img", { alt: "", loading: "lazy", hidden: true, onerror: () => later() });
   const mark = el("span", { aria: { hidden: true } });
   const picture = el("span", { className: "picture" }, mark, image);
   const state = el("span", { className: "state" });
@@ -25,6 +26,12 @@ export function tile(video) {
   };
   let now = video;
   let [complete, previewed] = [false, null];
+  let wait = AGAIN_MS;
+  const later = () => { // storage may be away
+    image.hidden = true;
+    setTimeout(() => (complete = false), wait);
+    wait *= 2;
+  };
   playOnHover(link, picture, () => now);
   const update = (latest) => {
     now = latest;
@@ -36,7 +43,7 @@ export function tile(video) {
     picture.style.setProperty("--done", `${DONE.includes(now.status) ? 0 : now.progress}%`);
     if (now.status === "completed" && !complete) {
       complete = true;
-      source(id, "thumbnail").then(show, leave);
+      source(id, "thumbnail").then(show, later);
     } else if (now.preview_url && now.preview_url !== previewed) {
       previewed = now.preview_url;
       preview(previewed).then(show, leave);
