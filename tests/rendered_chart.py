@@ -11,10 +11,10 @@ import yaml
 CHART = Path(__file__).parents[1] / "helm" / "adaspa-serve"
 
 
-def render(values: dict[str, Any], folder: Path = CHART) -> list[dict[str, Any]]:
-    """Every object of a release named ``r``."""
+def render(values: dict[str, Any], folder: Path = CHART, release: str = "r") -> list[dict[str, Any]]:
+    """Every object of a release."""
     with helm.Chart.load(folder) as chart:
-        texts = chart.render(values, name="r", namespace="videos")
+        texts = chart.render(values, name=release, namespace="videos")
     files = [text for name, text in texts.items() if name.endswith(".yaml")]
     return [item for text in files for item in yaml.load_all(text, yaml.CSafeLoader) if item]
 

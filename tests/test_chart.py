@@ -19,6 +19,7 @@ import kubernetes_validate
 import promql_parser
 import pytest
 import yaml
+from adaspa_api.words import ErrorCode
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import SECRET, Settings
 from adaspa_service.access.hosts import check_name
@@ -370,6 +371,20 @@ def test_bad_values_are_refused_by_name(values: dict[str, Any], words: str) -> N
     assert words in str(refused.value)
 
 
+def test_a_name_that_is_too_long_for_what_kubernetes_or_keda_makes_of_it_is_refused() -> None:
+    own = {"redis": {"embedded": {"enabled": False}, "existingSecret": {"name": "redis"}}}
+    long = DEMO | {"id": "m" * 41}
+    scaled = own | {
+        "catalog": [long],
+        "models": [TWO_MODELS[1] | {"id": long["id"], "autoscaling": SCALED | {"minReplicas": 1}}],
+    }
+    for values, most, words in (({}, 46, "allowed with redis.embedded.enabled: 46"), (scaled, 14, "63 characters")):
+        assert render(values, release="r" * most)
+        with pytest.raises(helm.HelmError, match=words):
+            render(values, release="r" * (most + 1))
+    assert render(own, release="r" * 53)
+
+
 def test_the_schema_is_strict_throughout() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     jsonschema.Draft7Validator.check_schema(schema)
@@ -524,6 +539,8 @@ def test_every_alert_has_its_runbook() -> None:
     alerts = {rule["alert"] for group in groups for rule in group["rules"]}
     guide = (CHART.parents[1] / "docs" / "operations.md").read_text()
     assert set(re.findall(r"^### (\w+)$", guide, re.M)) == alerts
+    runbook = guide.partition("### AdaspaJobsFail\n")[2].partition("\n###")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", runbook, re.M)) == set(ErrorCode)
 
 
 def test_the_guides_examples_of_models_are_such(tmp_path: Path) -> None:
@@ -626,8 +643,19 @@ def test_queries_of_dashboard_and_alerts_name_only_metrics_that_exist(service: S
         assert selected, query
         for selector in selected:
             assert selector.name in names, query
-            matched = {matcher.name for matcher in selector.matchers.matchers}
+            matched = {matcher.name for matcher in selector.matchers.matchers} - {"namespace"}  # Prometheus' own
             assert matched <= labels.get(selector.name, matched), query
+
+
+def test_the_dashboard_shows_the_release_of_the_namespace_that_is_chosen() -> None:
+    dashboard = json.loads((CHART / "files" / "dashboard.json").read_text())
+    (chosen,) = [each for each in dashboard["templating"]["list"] if each["type"] == "query"]
+    assert chosen["name"] == "namespace" and chosen["allValue"] == ".*", "of compose's series, which have none"
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            for selector in selectors(promql_parser.parse(target["expr"])):
+                matchers = [(each.name, each.value) for each in selector.matchers.matchers]
+                assert ("namespace", "$namespace") in matchers, target["expr"]
 
 
 def labels_of(family: Any) -> Iterator[tuple[str, set[str]]]:

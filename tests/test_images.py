@@ -277,6 +277,13 @@ def test_everything_starts_once_what_it_needs_is_healthy() -> None:
             assert config[other]["healthcheck"]["test"]
 
 
+def test_everything_that_runs_on_is_there_again_after_a_restart_of_the_machine() -> None:
+    config = compose("cpu,gpu,second,s3,monitoring")["services"]
+    waits = [wait for service in config.values() for wait in service.get("depends_on", {}).items()]
+    once = {name for name, how in waits if how["condition"] == "service_completed_successfully"}
+    assert {name for name, service in config.items() if service.get("restart") != "unless-stopped"} == once
+
+
 def test_prometheus_asks_all_that_serve_metrics() -> None:
     services = compose("cpu,gpu,second,monitoring")["services"]
     served = {name for name, each in services.items() if "ADASPA_METRICS_PORT" in each.get("environment", {})}

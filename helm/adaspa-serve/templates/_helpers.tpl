@@ -132,6 +132,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- if and .Values.redis.embedded.enabled .Values.redis.existingSecret.name }}
 {{- fail "redis: embedded.enabled and existingSecret.name are both there; set embedded.enabled to false to use the Redis of the Secret" }}
 {{- end }}
+{{- /* Kubernetes labels a StatefulSet's pods with its name, a hyphen and a hash of ten; KEDA what it scales with its name. */}}
+{{- if and .Values.redis.embedded.enabled (gt (len .Release.Name) 46) }}
+{{- fail (printf "release: the name %s has %d characters; allowed with redis.embedded.enabled: 46" .Release.Name (len .Release.Name)) }}
+{{- end }}
 {{- with .Values.worker.kernelCache }}{{ if and .existingClaim .size }}{{ fail "worker.kernelCache: existingClaim and size are both there; name a volume that is there or the size of a new one" }}{{ end }}{{ end }}
 {{- with .Values.gateway.autoscaling }}{{ if lt (int .maxReplicas) (int .minReplicas) }}{{ fail "gateway.autoscaling: maxReplicas is below minReplicas" }}{{ end }}{{ end }}
 {{- range $part := list "gateway" "worker" }}
@@ -173,6 +177,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- $fewest = add $fewest (include "adaspa.fewestWorkers" .) }}
 {{- with .autoscaling }}{{ if lt (int .maxReplicas) (int .minReplicas) }}{{ fail "models.autoscaling: maxReplicas is below minReplicas" }}{{ end }}{{ end }}
 {{- if and .autoscaling .autoscaling.enabled }}
+{{- $scaler := printf "%s-worker-%s" $.Release.Name $name }}
+{{- if gt (len $scaler) 63 }}{{ fail (printf "models.autoscaling: KEDA takes names of 63 characters, and %s has %d; shorten the release's name or the model's id" $scaler (len $scaler)) }}{{ end }}
 {{- if .only }}{{ fail (printf "models.only: %s is scaled by the jobs of both queues; say replicas, without autoscaling" .id) }}{{ end }}
 {{- if eq (.autoscaling.scaleDown | default "idle") "idle" }}
 {{- range $.Values.models }}
