@@ -91,9 +91,13 @@ def test_a_file_that_nothing_takes_does_not_replace_the_page(page: Page, service
 
 def test_one_press_makes_one_video_however_long_the_answer_takes(page: Page, service: Service) -> None:
     sent: list[Route] = []
+
+    def hold(route: Route) -> None:
+        sent.append(route)
+
     page.goto(service.url)
     page.get_by_label("Prompt", exact=True).fill("a red circle")
-    page.route("**/videos", lambda route: sent.append(route))
+    page.route("**/videos", hold)
     with page.expect_request("**/videos"):
         page.keyboard.press("Control+Enter")
     page.keyboard.press("Control+Enter")
