@@ -329,6 +329,30 @@ def test_a_stream_on_which_something_comes_all_the_time_ends_with_its_key_too(
             assert not line.startswith("event: "), "a key that has ended hears of its job"
 
 
+def test_a_stream_tells_an_ended_key_nothing_of_what_came_while_it_was_told_of_the_job(
+    service: Service, client: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "RECHECK_SECONDS", -1.0)
+    monkeypatch.setattr(feed, "TICK_SECONDS", PATIENCE)
+    one = client()
+    assert one.key is not None
+    key, read, reads = one.key.id, events.Stream.read, 0
+    lease = service.claim(one.http.post("/videos", json=BODY).json()["id"])
+
+    async def read_later(stream: events.Stream) -> list[tuple[str, dict[str, str]]]:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            service.parts.keys.revoke(key)
+            service.step(lease, 1)
+        return await read(stream)
+
+    monkeypatch.setattr(events.Stream, "read", read_later)
+    with one.http.stream("GET", f"/videos/{lease.job.id}/events") as own:
+        told = [line for line in own.iter_lines() if line.startswith("event: ")]
+    assert (told, reads) == (["event: queued", "event: in_progress"], 2)
+
+
 def test_a_limit_that_is_no_limit_refuses_nothing(client: Clients) -> None:
     one = client(requests_per_minute=10**20)
     assert [one.http.get("/videos").status_code for _ in range(3)] == [200] * 3

@@ -163,21 +163,23 @@ class Stream:
         again, to this gateway or another, and goes on where it was if it may.
         """
         heard = checked = time.monotonic()
+        events: list[tuple[str, dict[str, str]]] = []
         with self.state.feed.following(self.video_id, self.last_id) as follower, suppress(StoreUnavailable):
             while not request.app.state.stopping.is_set():
-                news = await follower.wait()
+                news = bool(events) or await follower.wait()
+                events = await self.read() if news else []
+                # Behind the read: what came after the key's end is not told, however soon one event follows another.
                 if time.monotonic() - checked > RECHECK_SECONDS:
                     checked = time.monotonic()
                     if not await run_in_threadpool(self.state.callers.still_has_access, caller):
                         return
-                while news and (events := await self.read()):
+                for event_id, fields in events:
                     heard = time.monotonic()
-                    for event_id, fields in events:
-                        if text := await self.write(event_id, fields):
-                            yield text
-                        self.last_id = event_id
-                        if JobStatus(fields["status"]) in TERMINAL:
-                            return
+                    if text := await self.write(event_id, fields):
+                        yield text
+                    self.last_id = event_id
+                    if JobStatus(fields["status"]) in TERMINAL:
+                        return
                 if news:
                     continue
                 there, rank = await self.look()
