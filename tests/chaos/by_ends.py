@@ -13,7 +13,7 @@ from receiver import receiving
 from running_gateway import Service, data_uri
 from waiting import PATIENCE, until
 
-from chaos.desk import desk, error_of, refused
+from chaos.desk import desk, error_of, refused, until_swept
 from chaos.scenes import Scene
 from chaos.stage import Stage
 
@@ -54,10 +54,10 @@ class Outlived(Scene):
             link = service.http.get(f"/videos/{first}/link").json()["url"]
             assert httpx.get(link, timeout=PATIENCE).status_code == 200
             service.store.client.zadd("adaspa:expiry", {first: 0})
-            until(lambda: service.http.get(f"/videos/{first}").status_code == 404, "it expires")
+            until_swept(service, lambda: service.http.get(f"/videos/{first}").status_code == 404, "it expires")
             self.gone(service, first, link)
-            until(lambda: service.parts.storage.keys(f"videos/{first}/") == [], "its files go")
-            until(lambda: service.store.get(first) is None, "its record goes")
+            until_swept(service, lambda: service.parts.storage.keys(f"videos/{first}/") == [], "its files go")
+            until_swept(service, lambda: service.store.get(first) is None, "its record goes")
             self.gone(service, first, link)
             left = [video["id"] for video in service.http.get("/videos?limit=100&order=asc").json()["data"]]
             assert left == [*(video["id"] for video in reversed(ended[:-1])), waits, remix], f"of a list stay {left}"
@@ -114,7 +114,9 @@ class TimedOut(Scene):
         video = service.http.post("/videos", json=asked, headers=once).json()
         refused(service, 429, "too_many_in_flight", "POST", "/videos", json=asked)
         service.store.client.zadd(f"adaspa:arrivals:plain{suffix}", {video["id"]: 0})
-        until(lambda: service.http.get(f"/videos/{video['id']}").json()["status"] == "failed", "it fails")
+        until_swept(
+            service, lambda: service.http.get(f"/videos/{video['id']}").json()["status"] == "failed", "it fails"
+        )
         failed = service.http.get(f"/videos/{video['id']}").json()
         assert (failed["error"]["code"], failed["attempt"], failed["started_at"]) == ("queue_timeout", 0, None), failed
         assert failed["expires_at"] and failed["queue_position"] is None, failed

@@ -1,10 +1,11 @@
 """The gateway at which the audit sits: it plays the workers, so that each number and each field of an answer is known
 beforehand."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 from adaspa_api.report import JobError, LayerReport
@@ -14,6 +15,7 @@ from adaspa_jobs.settings import Settings
 from running_gateway import REPORT, Service, serving
 from tiny_catalog import model_spec, write_catalog
 from valkey_process import running_valkey
+from waiting import until
 
 LORA = {"source": "/nowhere", "sha256": "ab" * 32, "scale_range": [0.25, 1.5]}
 FIRST = model_spec(
@@ -44,6 +46,11 @@ LAYERED = REPORT.model_copy(update={"layers": [LayerReport(layer=at, density=[0.
 """What AdaSpa did, with a part for each layer."""
 MOST_SEED = 2**53 - 1
 QUEUE_CAP = 12
+HOUR = 3600
+AGES = {"created_at": 2 * HOUR, "started_at": HOUR}
+"""How long ago (s) what is told of a job was, once it is aged: no two of its times are the same then."""
+ROUNDS = 30
+"""Of a janitor, a second or more each; what failed is tried again within 10 s. What is not done by then never is."""
 CSP = "default-src 'none'; frame-ancestors 'none'"
 SAFELY = ("--appendonly", "yes", "--appendfsync", "always")
 """Options of Valkey, with which nothing is lost."""
@@ -69,6 +76,17 @@ def seat(folder: Path, **settings: Any) -> Iterator[Service]:
         yield running
 
 
+def until_swept(service: Service, done: Callable[[], object], what: str) -> None:
+    """Wait for what the gateway's janitor does; AssertionError names what is not done after many of its rounds."""
+    parts = service.parts
+    with (  # what the rounds of its two threads begin with
+        patch.object(parts.acts, "take", wraps=parts.acts.take) as begun,
+        patch.object(parts.store, "take_purgeable", wraps=parts.store.take_purgeable) as begun_in_storage,
+    ):
+        until(lambda: done() or min(begun.call_count, begun_in_storage.call_count) > ROUNDS, what)
+    assert done(), f"not within {ROUNDS} rounds of the janitor: {what}"
+
+
 def refused(service: Service, status: int, what: str, method: str, path: str, **options: Any) -> httpx.Response:
     """Ask what has to be refused: with this code or for this field."""
     answer = service.http.request(method, path, **options)
@@ -89,6 +107,14 @@ def announced(service: Service, spec: ModelSpec, worker: str, fits: Fits | None 
         service.store.client.zincrby(f"adaspa:{name}:{spec.id}", 3_600_000, worker)
     service.store.client.zincrby(f"adaspa:serving:{spec.id}:bulk", 3_600_000, worker)
     service.store.client.zincrby("adaspa:served_until", 3_600_000, spec.id)
+
+
+def aged(service: Service, video_id: str) -> None:
+    """Let a job that has begun, or waits, have done so long ago."""
+    key = f"adaspa:job:{video_id}"
+    for name, ago in AGES.items():
+        if service.store.client.hexists(key, name):
+            service.store.client.hincrby(key, name, -ago)
 
 
 def error_of(code: str) -> Any:
