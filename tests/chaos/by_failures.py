@@ -1,6 +1,7 @@
 """Scenes of what fails in a worker, or below the service: each failure by its name, and what becomes of its job."""
 
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from adaspa_worker.pipeline import NotFinite
 from adaspa_worker.source import ModelUnavailable
 from admitting import create
 from valkey_process import running_valkey
+from virtual_time import Seconds
 from waiting import until
 
 from chaos.by_worker import bench, params
@@ -107,29 +109,23 @@ class Failures(Scene):
 
     def away(self) -> None:
         """A store that is away for a while is asked again, and no longer than a lease lasts or the worker stops."""
-        now, calls = [0.0], list[float]()
+        clock, calls = Seconds(), list[float]()
+        away_until = clock.now + 20
 
         def ask() -> str:
-            calls.append(now[0])
-            if now[0] < 20:
+            calls.append(clock.now)
+            if clock.now < away_until:
                 raise StoreUnavailable("away")
             return "there"
 
-        class Clock:
-            def monotonic(self) -> float:
-                return now[0]
-
-            def sleep(self, seconds: float) -> None:
-                now[0] += seconds
-
-        with patch.object(lease, "time", Clock()):
+        with patch.object(lease, "time", clock):
             assert retry(ask, lambda: False) == "there" and len(calls) > 5, f"asked at {calls}"
-            now[0] = 0.0
-            calls.clear()
+            stops_at, away_until = clock.now, math.inf
             try:
                 retry(ask, lambda: True)
             except StoreUnavailable:
-                assert 0 < now[0] < 20, f"a worker that stops asks for {now[0]} s"
+                took = clock.now - stops_at
+                assert 0 < took < 20, f"a worker that stops asks for {took} s"
             else:
                 raise AssertionError("a worker that stops waits for a store that is away")
 
