@@ -15,7 +15,7 @@ from drawn import picture
 from running_gateway import Service, data_uri
 from waiting import PATIENCE, until
 
-from chaos.desk import CSP, PLAIN, SAFE, announced, desk, refused
+from chaos.desk import CSP, PLAIN, SAFE, announced, desk, refused, until_swept
 from chaos.scenes import Scene
 from chaos.stage import Stage
 
@@ -193,7 +193,9 @@ class Answers(Scene):
             ({"input_reference": "http://10.0.0.1/x.png"}, "input_reference"),
         ):
             refused(service, 400, what, "POST", "/videos", json={"prompt": "a", "model": "first"} | wrong)
-        refused(service, 400, "prompt", "POST", "/videos", files=[("prompt", (None, "a")), ("prompt", (None, "b"))])
+        for name, value in (texts | pairs | {"user": "u", "steps": "4"}).items():
+            once = [("prompt", (None, "a"))] * (name != "prompt")
+            refused(service, 400, name, "POST", "/videos", files=[*once, *[(name, (None, value))] * 2])
         refused(service, 400, "prompt", "POST", "/videos", files={"prompt": ("a.txt", b"a")})
         refused(service, 400, "prompt", "POST", "/videos", files={"prompt": (None, b"\xff\xfe")})
         two = [("prompt", (None, "a")), ("model", (None, "first")), *[("input_reference", ("x", image))] * 2]
@@ -235,12 +237,14 @@ class Manners(Scene):
             *(
                 ("wait=0", "wait=0"),
                 ("respond-async, wait=0", "wait=0"),
+                ("respond-async\nwait=0", "wait=0"),
                 ("WAIT=0; x", "wait=0"),
                 ('wait="0"', "wait=0"),
             ),
             *(("await=0", None), ("wait=x", None), ("", None)),
         ):
-            answer = service.http.post("/videos", json={"prompt": "a"}, headers={"Prefer": prefer})
+            lines = [("Prefer", line) for line in prefer.split("\n")]
+            answer = service.http.post("/videos", json={"prompt": "a"}, headers=lines)
             assert answer.headers.get("preference-applied") == told, f"{prefer}: {answer.headers}"
             assert answer.json()["status"] == "queued"
             service.http.delete(f"/videos/{answer.json()['id']}")
@@ -487,7 +491,7 @@ class Written(Scene):
         said = f'actor={key.id} actor_name="the studio" address=127.0.0.1 request_id={REQUEST}'
         assert lines == [f"{each} {said}" for each in wanted], lines
         service.parts.acts.add("key.created", key=REQUEST)
-        until(lambda: len(lines) == 6, "a gateway writes what an operator's command did")
+        until_swept(service, lambda: len(lines) == 6, "a gateway writes what an operator's command did")
         assert lines[5].startswith(f"event=key.created key={REQUEST} actor="), lines[5]
 
 

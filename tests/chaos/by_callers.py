@@ -17,6 +17,7 @@ import httpx
 from adaspa_client import ApiError, Client, plans, sync
 from adaspa_jobs.job import Progress
 from adaspa_service.access.keys import KeyStore, Scope
+from adaspa_service.gateway.feed import PAUSE_SECONDS
 from drawn import picture
 from http_server import answering
 from running_gateway import FILES, Service, data_uri
@@ -79,6 +80,41 @@ class Beside(Scene):
             service.settle()
             left = service.server.config.app.state.streams._open  # type: ignore[union-attr]
             assert not left, f"streams that are over count on: {left}"
+
+
+LEAVES = 4
+"""Times that a caller stops to follow."""
+
+
+class Leaving(Scene):
+    """Of two who follow jobs at a gateway one leaves, again and again, just before its job goes on."""
+
+    name = "by hand: callers that leave"
+    promise = "whoever stops to follow a job takes nothing from those who follow others"
+
+    def play(self, stage: Stage) -> None:
+        with desk() as service, caller(service, "127.0.0.1") as http:
+            stays, leaves = (service.claim(service.create()["id"]) for _ in range(2))
+            with http.stream("GET", f"/videos/{stays.job.id}/events") as answer:
+                lines = answer.iter_lines()
+                self.next_step(lines, "queued")
+                for step in range(1, 1 + LEAVES):
+                    with http.stream("GET", f"/videos/{leaves.job.id}/events") as other:
+                        told = other.iter_lines()  # which are over, and so is the stream, once nobody has them
+                        self.next_step(told, "in_progress")
+                        time.sleep(2 * PAUSE_SECONDS)  # so that the gateway reads for both
+                    until(lambda: len(service.parts.feed._followers) == 1, "one has left")
+                    for lease in (leaves, stays):
+                        service.store.report_progress(lease, Progress(phase="denoising", step=step, steps=100))
+                    self.next_step(lines, f'"step": {step},')
+
+    def next_step(self, lines: Iterator[str], what: str) -> None:
+        """Read on until something is told."""
+        for line in lines:
+            assert not line.startswith(":"), f"nothing is told for a while, and {what} is due"
+            if what in line:
+                return
+        raise AssertionError(f"a stream ends, and {what} is due")
 
 
 class Rung(Scene):
@@ -437,4 +473,4 @@ class Asking(Scene):
             assert self.client.download(video_id, folder / "whole.mp4").read_bytes() == FILES["video"][2]
 
 
-SCENES: list[Scene] = [Beside(), Rung(), Repeated(), Shown(), KeyEnds(), Asking()]
+SCENES: list[Scene] = [Beside(), Leaving(), Rung(), Repeated(), Shown(), KeyEnds(), Asking()]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -12,6 +13,7 @@ from adaspa_jobs.store import JobCancelled, Lease, StoreUnavailable
 from adaspa_worker import lease as leases
 from adaspa_worker.lease import LeaseKeeper, WorkerStopping
 from admitting import create
+from virtual_time import Seconds
 from waiting import until
 
 from chaos.by_worker import Workshop, bench, params, raising
@@ -22,10 +24,13 @@ from chaos.watch import look, violations
 STEPS = 6
 STEP = 4
 """At which a denoising is interrupted; checkpoints come every two steps."""
-PHASES = ("loading", "encoding", "denoising", "decoding", "uploading", "completing")
+PHASES = ("loading", "encoding", "checkpointing", "denoising", "decoding", "uploading", "uploaded", "completing")
+FILES = 3
+"""Of a video: itself, its first frame, and its sprite sheet."""
 AWAY = 2
 """Calls that get no answer while a part is away for a moment."""
-STARTS = {"loading": None, "encoding": None, "denoising": STEP, "decoding": STEPS, "uploading": STEPS}
+STARTS = {"loading": None, "encoding": None, "checkpointing": 2, "denoising": STEP}
+STARTS |= dict.fromkeys(("decoding", "uploading", "uploaded"), STEPS)
 """By phase, where the next attempt goes on if a worker was told to stop there."""
 
 
@@ -33,17 +38,24 @@ class Interrupted(Workshop):
     """A workshop whose jobs are interrupted: something is done once, at the beginning of a phase."""
 
     keeper: LeaseKeeper
+    patches: ExitStack
+    """What is replaced until the attempt is over."""
+    written: list[str]
+    """Keys of what the attempt has put into storage since."""
 
     def interrupt(self, phase: str, act: Callable[[Lease], object], **asked: Any) -> Any:
         """Run a job up to its end or that of this attempt; its record."""
         left = [act]
         job = create(self.store, params(**asked))
+        self.written = []
 
         def come(now: str) -> None:
             if now == phase and left:
                 left.pop()(self.keeper.lease)
+                self.written.clear()
 
-        engine, made, complete, put = self.engine, self.runner._keeper, self.store.complete, self.storage.put_file
+        engine, made, complete = self.engine, self.runner._keeper, self.store.complete
+        put, new = self.storage.put_file, self.storage.create
         plain = engine.encode_prompt, engine.denoise, engine.frames
 
         def keeper(lease: Lease) -> LeaseKeeper:
@@ -69,19 +81,33 @@ class Interrupted(Workshop):
 
             return plain[1](asked, encoded, step, resume)
 
-        with ExitStack() as patches:
+        def stored(key: str, path: Path, kind: str) -> Any:
+            come("uploading")
+            file = put(key, path, kind)
+            self.written.append(key)
+            if len(self.files(job.id)) == FILES:
+                come("uploaded")
+            return file
+
+        def kept(key: str, content: bytes) -> Any:
+            self.written.append(key)
+            return new(key, content)
+
+        with ExitStack() as self.patches:
             for owner, name, other in (
                 (self.runner, "_keeper", keeper),
                 (self.runner, "engine", load),
                 (engine, "encode_prompt", at("encoding", plain[0])),
                 (engine, "denoise", denoise),
                 (engine, "frames", at("decoding", plain[2])),
-                (self.storage, "put_file", at("uploading", put)),
+                (engine, "snapshot", at("checkpointing", engine.snapshot)),
+                (self.storage, "put_file", stored),
+                (self.storage, "create", kept),
                 (self.store, "complete", at("completing", complete)),
                 (leases, "STORE_RETRY_SECONDS", 0.01),
             ):
-                patches.enter_context(patch.object(owner, name, other))
-            patches.enter_context(patch("adaspa_worker.attempt.RETRY_SECONDS", (0.01,)))
+                self.patches.enter_context(patch.object(owner, name, other))
+            self.patches.enter_context(patch("adaspa_worker.attempt.RETRY_SECONDS", (0.01,)))
             try:
                 self.runner.run("stub")
             except WorkerStopping:
@@ -142,6 +168,12 @@ class Reasons(Scene):
         assert (job.status, job.error, job.attempt) == ("cancelled", None, 1), f"{said}: {job.status} ({job.error})"
         assert (job.lost_attempts, job.worker_errors) == (0, 0), f"{said}: counts as its worker's fault"
         assert at.files(job.id) == [], f"{said}: of its files stay {at.files(job.id)}"
+        self.silent(at, phase, said)
+
+    def silent(self, at: Interrupted, phase: str, said: str) -> None:
+        """Whoever has heard that it is to end writes no more, but the file that it had begun."""
+        begun = phase == "uploading"
+        assert len(at.written) == begun, f"{said}: whoever has heard of it still writes {at.written}"
 
     def discard(self, at: Interrupted, phase: str, said: str) -> None:
         job = at.interrupt(phase, lambda lease: at.store.discard(lease.job.id))
@@ -174,6 +206,7 @@ class Reasons(Scene):
             return
         assert (job.status, job.error and job.error.code) == ("failed", "time_limit"), f"{said}: {job.status}"
         assert at.files(job.id) == [], f"{said}: of its files stay {at.files(job.id)}"
+        self.silent(at, phase, said)
 
     def lose(self, at: Interrupted, phase: str, said: str) -> None:
         def act(lease: Lease) -> None:
@@ -199,10 +232,10 @@ class Reasons(Scene):
                 raise StoreUnavailable("away")
             return plain(script, *args, **named)
 
-        with ExitStack() as patches:
-            job = at.interrupt(
-                phase, lambda _: patches.enter_context(patch.object(at.store._scripts, "run", away)), seed=3
-            )
+        def act(_: Lease) -> None:
+            at.patches.enter_context(patch.object(at.store._scripts, "run", away))
+
+        job = at.interrupt(phase, act, seed=3)
         assert (job.status, job.attempt) == ("completed", 1), f"{said}: {job.status}, at attempt {job.attempt}"
         assert calls and job.artifacts["video"].sha256 == self.digest, f"{said}: its video is another"
 
@@ -219,14 +252,11 @@ class Reasons(Scene):
 
             return call
 
-        with ExitStack() as patches:
+        def act(_: Lease) -> None:
+            for name in ("put_file", "create", "read", "keys", "delete"):
+                at.patches.enter_context(patch.object(at.storage, name, refusing(name, getattr(at.storage, name))))
 
-            def act(_: Lease) -> None:
-                for name in ("put_file", "create", "read", "keys", "delete"):
-                    refuses = refusing(name, getattr(at.storage, name))
-                    patches.enter_context(patch.object(at.storage, name, refuses))
-
-            job = at.interrupt(phase, act, seed=3)
+        job = at.interrupt(phase, act, seed=3)
         assert (job.status, job.attempt) == ("completed", 1), f"{said}: {job.status} ({job.error})"
         assert job.artifacts["video"].sha256 == self.digest, f"{said}: its video is another"
 
@@ -287,19 +317,21 @@ class Together(Scene):
 
     def resting(self, at: Interrupted) -> None:
         """A worker that rests after a failure of its own is told to stop."""
-        now = [0.0]
+        clock = Seconds()
+        began = clock.now
 
         def sleep(seconds: float) -> None:
-            now[0] += seconds
-            if now[0] > 5:
+            clock.sleep(seconds)
+            if clock.now > began + 5:
                 at.stopping.set()
 
         at.runner.back_off_seconds = (3600.0,)
         at.engine.denoise, plain = raising(StorageUnavailable("away")), at.engine.denoise  # type: ignore[method-assign]
         job = create(at.store, params())
-        with patch("adaspa_worker.runner.time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)):
+        with patch("adaspa_worker.runner.time", SimpleNamespace(monotonic=clock.monotonic, sleep=sleep)):
             at.runner.run("stub")
-        assert now[0] < 10, f"a worker that rests and is told to stop goes on resting for {now[0] - 5:.0f} s"
+        rested = clock.now - began
+        assert rested < 10, f"a worker that rests and is told to stop goes on resting for {rested - 5:.0f} s"
         at.stopping.clear()
         at.engine.denoise, at.runner.back_off_seconds = plain, (0.0,)  # type: ignore[method-assign]
         at.runner.run("stub")
@@ -324,15 +356,11 @@ class Patience(Scene):
     promise = "an attempt that loads its model has its job's whole time to end, one that hangs has seconds"
 
     def play(self, stage: Stage) -> None:
-        now = [1000.0]
-
-        class Clock:
-            def monotonic(self) -> float:
-                return now[0]
-
+        clock = Seconds()
         lease: Any = None
         store: Any = None
-        with patch.object(leases, "time", Clock()):
+        with patch.object(leases, "time", clock):
+            clock.now = 1000.0
             keeper = LeaseKeeper(store, lease, lambda: False, every=2.0, limit=500.0, unwind=30.0, abandon=print)
             for phase, reason, until_then in (
                 ("loading", JobCancelled("x"), 1530.0),
@@ -342,7 +370,7 @@ class Patience(Scene):
                 ("uploading", leases.LeaseLost("x"), 1040.0),
                 ("denoising", leases.GroupFailed("x"), 1015.0),
             ):
-                now[0], keeper._reason, keeper._phase = 1010.0, None, phase  # type: ignore[assignment]
+                clock.now, keeper._reason, keeper._phase = 1010.0, None, phase  # type: ignore[assignment]
                 keeper._interrupt(reason)  # type: ignore[arg-type]
                 found = keeper._grace_until()
                 assert found == until_then, f"{reason!r} while {phase}, at 1010: has until {found}, not {until_then}"
@@ -351,21 +379,22 @@ class Patience(Scene):
 
     def outage(self) -> None:
         """Redis is away from the 10th to the 35th second, of a lease of 30 s."""
-        now, asked = [0.0], list[tuple[float, bool]]()
+        clock, asked = Seconds(), list[tuple[float, bool]]()
+        clock.now = 0.0
 
         def ask(*_: object) -> None:
-            asked.append((now[0], 10 < now[0] < 35))
+            asked.append((clock.now, 10 < clock.now < 35))
             if asked[-1][1]:
                 raise StoreUnavailable("away")
 
         class Done:
             def wait(self, seconds: float) -> bool:
-                now[0] += seconds
-                return now[0] > 60
+                clock.sleep(seconds)
+                return clock.now > 60
 
         store: Any = SimpleNamespace(lease_seconds=30.0, renew=ask, hear=ask)
         lease: Any = SimpleNamespace(job=SimpleNamespace(id="video_x"))
-        with patch.object(leases, "time", SimpleNamespace(monotonic=lambda: now[0])):
+        with patch.object(leases, "time", clock):
             keeper = LeaseKeeper(store, lease, lambda: False, every=2.0, limit=1e9, unwind=30.0, abandon=print)
             keeper._done = Done()  # type: ignore[assignment]
             keeper._keep()
@@ -377,25 +406,20 @@ class Patience(Scene):
     def stops(self) -> None:
         """The store comes back never, or the worker is told to stop at some time."""
         for stopped_at, most in ((0.0, 20.0), (100.0, 120.0)):
-            now, calls = [0.0], list[float]()
+            clock = Seconds()
+            clock.now = 0.0
 
-            def ask(now: list[float] = now, calls: list[float] = calls) -> None:
-                calls.append(now[0])
-                assert len(calls) < 1000, "a worker that stops waits for a store that is away for ever"
+            def ask(clock: Seconds = clock) -> None:
+                assert clock.sleeps < 1000, "a worker that stops waits for a store that is away for ever"
                 raise StoreUnavailable("away")
 
-            class Clock:
-                def monotonic(self, now: list[float] = now) -> float:
-                    return now[0]
-
-                def sleep(self, seconds: float, now: list[float] = now) -> None:
-                    now[0] += seconds
-
-            with patch.object(leases, "time", Clock()):
+            with patch.object(leases, "time", clock):
                 try:
-                    leases.retry(ask, lambda now=now, stopped_at=stopped_at: now[0] >= stopped_at)
+                    leases.retry(ask, lambda clock=clock, stopped_at=stopped_at: clock.now >= stopped_at)
                 except StoreUnavailable:
-                    assert stopped_at + 10 <= now[0] <= most, f"told to stop at {stopped_at}, it asks until {now[0]}"
+                    assert stopped_at + 10 <= clock.now <= most, (
+                        f"told to stop at {stopped_at}, it asks until {clock.now}"
+                    )
                 else:
                     raise AssertionError("a call that the store never answered counts as done")
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import httpx
 from adaspa_jobs.catalog import ModelSpec
-from adaspa_jobs.job import Progress
+from adaspa_jobs.job import Labels, Progress
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
+from adaspa_jobs.store import SCANNED
 from adaspa_service.access.keys import KeyStore, Scope
 from prometheus_client.parser import text_string_to_metric_families
 from running_gateway import FILES, REPORT, Service
 from waiting import until
 
-from chaos.desk import FIRST, LAYERED, announced, desk, error_of, refused
+from chaos.desk import FIRST, LAYERED, announced, desk, error_of, refused, until_swept
 from chaos.scenes import Scene
 from chaos.stage import Stage
 
@@ -295,6 +296,41 @@ def left(storage: ObjectStorage, key: str, content: bytes) -> None:
     until(put, f"{key} is stored")
 
 
+class Long(Scene):
+    """An owner has more jobs than a gateway looks through for one page."""
+
+    name = "by hand: a list longer than a look"
+    promise = (
+        "pages of a list, of all jobs or of those with a label, neither repeat nor hide one, however many there are"
+    )
+
+    def play(self, stage: Stage) -> None:
+        with desk(queue_cap=2 * SCANNED) as service:
+            lease = service.claim(service.create()["id"])
+            runs, made = lease.job, [lease.job.id]
+            for label, jobs in (("first", 3), ("", SCANNED + 3), ("last", 3)):
+                labels = Labels(metadata={"of": label} if label else {})
+                made += [job.id for job in service.store.admit_all([runs.params] * jobs, labels=labels).jobs]
+            for order, wanted in (("asc", made), ("desc", made[::-1])):
+                assert self.walk(service, f"limit=100&order={order}") == wanted, f"pages of all, {order}"
+                for label, some in (("first", made[1:4]), ("last", made[-3:]), ("none", [])):
+                    for limit in (2, 3, 100):
+                        found = self.walk(service, f"limit={limit}&order={order}&metadata[of]={label}")
+                        due = some if order == "asc" else some[::-1]
+                        assert found == due, f"{limit} jobs a page of {label!r}, {order}: {found}, not {due}"
+
+    def walk(self, service: Service, query: str) -> list[str]:
+        """The ids of each page, to the end."""
+        found, after = list[str](), ""
+        while True:
+            page = service.http.get(f"/videos?{query}{after}").json()
+            found += [video["id"] for video in page["data"]]
+            if not page["has_more"]:
+                return found
+            assert f"&after={page['last_id']}" != after, f"{query}: a page begins where the one before it did"
+            after = f"&after={page['last_id']}"
+
+
 class Leftovers(Scene):
     """What killed processes left in storage, and what only looks so."""
 
@@ -341,7 +377,8 @@ class Leftovers(Scene):
             assert ".probe/left" not in there, "a look at storage stays"
             self.orphans(service, gone, other)
             store.client.zadd("adaspa:leavings", {many: 0, done: 0})
-            until(
+            until_swept(
+                service,
                 lambda: not [key for key in storage.keys(f"videos/{many}/") if "9-left" in key],
                 "an attempt's leftovers go",
             )
@@ -350,12 +387,12 @@ class Leftovers(Scene):
             for number in range(120):
                 left(storage, f"videos/{many}/{number}", b"")
             service.http.delete(f"/videos/{many}")
-            until(lambda: storage.keys(f"videos/{many}/") == [], "all files of a deleted job go")
+            until_swept(service, lambda: storage.keys(f"videos/{many}/") == [], "all files of a deleted job go")
             service.http.delete(f"/videos/{running['id']}")
             leaves.sweep()
             assert kept[0] in storage.keys("checkpoints/"), "a checkpoint went while its job runs"
             store.release_cancelled(lease)
-            until(lambda: kept[0] not in storage.keys("checkpoints/"), "a deleted job's checkpoint goes")
+            until_swept(service, lambda: kept[0] not in storage.keys("checkpoints/"), "a deleted job's checkpoint goes")
 
     def orphans(self, service: Service, gone: str, other: str) -> None:
         from adaspa_service.gateway.orphans import find_orphans  # noqa: PLC0415
@@ -369,4 +406,4 @@ class Leftovers(Scene):
         assert find_orphans(storage, store, 3600.0)[0] == [], "what was just written is no orphan"
 
 
-SCENES: list[Scene] = [Numbers(), Histories(), Leftovers()]
+SCENES: list[Scene] = [Numbers(), Histories(), Long(), Leftovers()]

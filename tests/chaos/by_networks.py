@@ -6,6 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from io import StringIO
 from pathlib import Path
@@ -62,8 +63,22 @@ class Slow(Scene):
                     HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n" + BODY[:5],
                 ):
                     self.told(service, sent, 408)
+                self.dripped(service)
             listed = service.http.get("/videos").json()["data"]
             assert len(listed) == 1, f"of requests that did not arrive {len(listed) - 1} made a video"
+
+    def dripped(self, service: Service) -> None:
+        """A head that comes by single bytes, for many times what it may take, has its time as a whole."""
+        host, port = service.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=0.1) as wire:
+            answer = b""
+            for byte in b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 300:
+                with suppress(TimeoutError):
+                    answer = wire.recv(65536)
+                    break
+                with suppress(OSError):  # it is over, and what was answered is to be read
+                    wire.sendall(bytes([byte]))
+            assert answer.startswith(b"HTTP/1.1 408 "), f"a head that never ends gets {answer[:80]!r}"
 
     def told(self, service: Service, sent: bytes, status: int) -> None:
         answer = self.ask(service, sent)

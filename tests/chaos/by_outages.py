@@ -9,6 +9,8 @@ from typing import Any
 from unittest.mock import patch
 
 import httpx
+from adaspa_jobs.catalog import ModelSpec
+from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import SCHEMA_VERSION
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.settings import Settings, SettingsError
@@ -23,7 +25,7 @@ from running_gateway import FILES, Service, data_uri
 from valkey_process import running_valkey, start_valkey
 from waiting import PATIENCE, until
 
-from chaos.desk import SAFELY, desk, error_of, refused, seat
+from chaos.desk import FIRST, PLAIN, SAFELY, announced, desk, error_of, refused, seat, until_swept
 from chaos.scenes import Scene
 from chaos.stage import Stage
 
@@ -176,7 +178,7 @@ class WithoutStorage(Scene):
             assert service.http.get("/readyz").status_code == 200, "a gateway whose storage is back is not ready"
             assert service.http.get(f"/videos/{done}/content").content == FILES["video"][2]
             service.store.client.zadd("adaspa:purge", {gone: 0})
-            until(lambda: service.store.get(gone) is None, "what was deleted meanwhile goes")
+            until_swept(service, lambda: service.store.get(gone) is None, "what was deleted meanwhile goes")
             assert service.parts.storage.keys(f"videos/{gone}/") == []
             service.complete(service.claim(made))
 
@@ -209,7 +211,8 @@ class Refusals(Scene):
                 service.store.discard(video_id)
             for video_id in ids:
                 if video_id != stuck:
-                    until(
+                    until_swept(
+                        service,
                         lambda video_id=video_id: (
                             not storage.keys(f"videos/{video_id}/") and service.store.get(video_id) is None
                         ),
@@ -219,7 +222,7 @@ class Refusals(Scene):
             answer = service.http.delete(f"/videos/{service.completed()}")
             assert answer.status_code == 200, f"a deletion beside one that is refused: {answer.text}"
         service.store.client.zadd("adaspa:purge", {stuck: 0})
-        until(lambda: service.store.get(stuck) is None, "it is removed once storage allows it")
+        until_swept(service, lambda: service.store.get(stuck) is None, "it is removed once storage allows it")
         assert storage.keys(f"videos/{stuck}/") == []
 
     def unlisted(self, service: Service) -> None:
@@ -229,10 +232,14 @@ class Refusals(Scene):
         with patch.object(storage, "keys", raising(StorageUnavailable("listing denied"))):
             assert service.http.delete(f"/videos/{video_id}").status_code == 200
             refused(service, 404, "video_not_found", "GET", f"/videos/{video_id}")
-            until(lambda: not keys(f"videos/{video_id}/"), "files that the record names go though nothing is listed")
+            until_swept(
+                service,
+                lambda: not keys(f"videos/{video_id}/"),
+                "files that the record names go though nothing is listed",
+            )
             assert service.store.get(video_id) is not None, "its record goes before what else there may be of it"
         service.store.client.zadd("adaspa:purge", {video_id: 0})
-        until(lambda: service.store.get(video_id) is None, "its record goes once storage lists again")
+        until_swept(service, lambda: service.store.get(video_id) is None, "its record goes once storage lists again")
 
     def chores(self, service: Service) -> None:
         """Each chore fails in turn, in each way."""
@@ -310,15 +317,15 @@ class Full(Scene):
             for video_id in (shared, told):
                 assert service.http.post(f"/videos/{video_id}/cancel").json()["status"] == "cancelled", "a cancel waits"
             assert service.http.delete(f"/videos/{deleted}").status_code == 200, "a deletion waits"
-            until(lambda: store.get(deleted) is None, "what is deleted makes room")
+            until_swept(service, lambda: store.get(deleted) is None, "what is deleted makes room")
             owed = service.parts.deliveries
             until(lambda: owed.get(told) is None or len(receiver.calls) > 2, "its event is delivered")
             assert len(receiver.calls) == 2, f"an event that was refused once is sent {len(receiver.calls)} times"
             for name, hit in (("expiry", expired), ("leases", leases["lost"].job.id), ("arrivals:first", late)):
                 client.eval(OVER, 1, f"adaspa:{name}", hit)
-            until(lambda: store.get(expired) is None, "what is over expires")
-            until(lambda: store.get(leases["lost"].job.id).status == "queued", "lost jobs come back")  # type: ignore[union-attr]
-            until(lambda: store.get(late).status == "failed", "a job that waited too long fails")  # type: ignore[union-attr]
+            until_swept(service, lambda: store.get(expired) is None, "what is over expires")
+            until_swept(service, lambda: store.get(leases["lost"].job.id).status == "queued", "lost jobs come back")  # type: ignore[union-attr]
+            until_swept(service, lambda: store.get(late).status == "failed", "a job that waited too long fails")  # type: ignore[union-attr]
             client.config_set("maxmemory", 0)
             ends = {name: str(store.get(lease.job.id).status) for name, lease in leases.items()}  # type: ignore[union-attr]
             wanted = dict(zip(names, ("completed", "failed", "cancelled", *["queued"] * 3, "in_progress"), strict=True))
@@ -396,7 +403,7 @@ class Damaged(Scene):
             service.complete(taken)
         if phase == "running":
             client.zadd("adaspa:leases", {hit: 0}, xx=True)
-        until(lambda: client.zscore("adaspa:leases", hit) is None, f"{said}: its lease goes")
+        until_swept(service, lambda: client.zscore("adaspa:leases", hit) is None, f"{said}: its lease goes")
         if known:
             if phase != "completed":
                 failed = service.http.get(f"/videos/{hit}").json()
@@ -404,7 +411,7 @@ class Damaged(Scene):
                 assert code == "record_damaged", f"{said}: its owner is told {str(failed)[:500]}"
             assert service.http.delete(f"/videos/{hit}").status_code == 200, f"{said}: its owner cannot delete it"
             refused(service, 404, "video_not_found", "GET", f"/videos/{hit}")
-            until(lambda: not client.exists(f"adaspa:job:{hit}"), f"{said}: its record goes")
+            until_swept(service, lambda: not client.exists(f"adaspa:job:{hit}"), f"{said}: its record goes")
         load = store.load("first")
         assert (load.waiting, load.running) == (0, 0), f"{said}: of an empty queue is told {load}"
         assert not client.hgetall("adaspa:backlog"), f"{said}: a backlog of nothing: {client.hgetall('adaspa:backlog')}"
@@ -430,6 +437,50 @@ class Damaged(Scene):
         assert lease is not None and lease.job.id == after, "a job for a later version holds up those behind it"
         service.complete(lease)
         assert service.store.claim("first", "one") is None and service.store.client.zcard("adaspa:waiting:first") == 1
+
+
+ODD = ("{oops", '{"of_a_later_version": {}}', "[1]", "7", "")
+"""What may stand where this version expects a document of its own."""
+
+
+class Unread(Scene):
+    """What workers and gateways of another version leave in Redis beside jobs, or what is damaged there."""
+
+    name = "by hand: documents that cannot be read"
+    promise = "a document in Redis that this version cannot read fails no request, and no chore of a gateway"
+
+    def play(self, stage: Stage) -> None:
+        hook = {"webhook_url": "http://127.0.0.1:9/a"}
+        with desk(webhook_http=True, webhook_networks="127.0.0.0/8") as service:
+            client, done = service.store.client, service.completed(model="first", **hook)
+            waits, fits = service.create(model="first")["id"], Fits(limit=9, frames={"": {"64x64": 99}})
+            for worker, model in (("one", FIRST), ("two", PLAIN | {"id": "other"})):
+                announced(service, ModelSpec.model_validate(model), worker, fits=fits)
+            asked = {"prompt": "a", "model": "first"}
+            asks: list[tuple[str, str, dict[str, Any]]] = [
+                *(("GET", path, {}) for path in ("/models", "/models/first", "/videos", "/usage", "/metrics")),
+                *(("GET", f"/videos/{video_id}", {}) for video_id in (done, waits)),
+                *(("POST", path, {"json": asked}) for path in ("/videos/estimate", "/videos")),
+            ]
+            chores = [chore for thread in janitor.Janitor(service.parts)._chores.values() for chore in thread]
+            for key, field in (
+                *(("served", "other"), ("fits:first", "one"), ("fits:other", "two")),
+                *(("times:first:default", ""), (f"webhook:{done}", "record"), ("acts", "")),
+            ):
+                for odd in ODD:
+                    said = f"{odd!r} in {key}"
+                    if field:
+                        client.hset(f"adaspa:{key}", field, odd)
+                    else:
+                        client.lpush(f"adaspa:{key}", odd)
+                    for chore in chores:
+                        chore()
+                    for method, path, options in asks:
+                        found = service.http.request(method, path, **options)
+                        assert found.status_code == 200, (
+                            f"{said}: {method} {path}: {found.status_code} {found.text[:99]}"
+                        )
+                    service.http.delete(f"/videos/{found.json()['id']}")
 
 
 class Emptied(Scene):
@@ -499,4 +550,4 @@ class Emptied(Scene):
                 assert not refuses, f"{folder.name} {more}: a gateway starts that is to say {refuses!r}"
 
 
-SCENES: list[Scene] = [WithoutRedis(), WithoutStorage(), Refusals(), Full(), Damaged(), Emptied()]
+SCENES: list[Scene] = [WithoutRedis(), WithoutStorage(), Refusals(), Full(), Damaged(), Unread(), Emptied()]

@@ -35,14 +35,14 @@ from drawn import assert_corners, encoded, picture
 from filmed import filmed, frames_in, number_of
 from http_server import answering
 from PIL import Image
-from receiver import receiving
+from receiver import drip, receiving
 from recorded import recorded, tone
 from running_gateway import Service, data_uri
 from standardwebhooks import Webhook
 from tiny_catalog import model_spec, write_catalog
 from waiting import until
 
-from chaos.desk import LAYERED, desk, error_of, refused
+from chaos.desk import AGES, HOUR, LAYERED, aged, desk, error_of, refused
 from chaos.scenes import Scene
 from chaos.stage import Stage
 
@@ -167,8 +167,11 @@ class Delivered(Scene):
                 status: service.create(webhook_url=f"{receiver.url}/{status}?t=1", user="u", metadata={"a": "b"})
                 for status in ("completed", "failed", "cancelled")
             }
-            service.complete(service.claim(made["completed"]["id"]), report=LAYERED)
-            service.store.fail(service.claim(made["failed"]["id"]), error_of("not_finite"))
+            leases = {status: service.claim(made[status]["id"]) for status in ("completed", "failed")}
+            for video in made.values():
+                aged(service, video["id"])
+            service.complete(leases["completed"], report=LAYERED)
+            service.store.fail(leases["failed"], error_of("not_finite"))
             service.http.post(f"/videos/{made['cancelled']['id']}/cancel")
             until(lambda: len(receiver.calls) == 3, "three events come")
             for call in receiver.calls:
@@ -182,7 +185,12 @@ class Delivered(Scene):
                 assert set(event) == names and (event["object"], event["type"]) == ("event", f"video.{status}"), event
                 assert call.path == f"/{status}?t=1", call.path
                 assert event["id"] == headers["webhook-id"] == f"evt_{video['id'].removeprefix('video_')}_{status}"
-                assert event["created_at"] == video["completed_at"]
+                assert event["created_at"] == video["completed_at"], f"{status}: it ended at {video['completed_at']}"
+                lasted = {name: video["completed_at"] - video[name] for name in AGES if video[name]}
+                assert len(lasted) == 2 - (status == "cancelled"), f"{status}: its times are {lasted}"
+                assert all(abs(lasted[name] - AGES[name]) < HOUR / 2 for name in lasted), (
+                    f"{status}: it lasted {lasted}"
+                )
                 assert datetime.fromisoformat(event["timestamp"]).timestamp() == video["completed_at"]
                 assert headers["content-type"] == "application/json" and headers["user-agent"].startswith(
                     "adaspa-serve/"
@@ -195,6 +203,20 @@ class Delivered(Scene):
             until(lambda: len(receiver.calls) == 4, "the remix's event comes")
             assert (receiver.calls[3].path, receiver.calls[3].event["data"]["id"]) == ("/remix", remix)
             self.refused(service, receiver)
+            self.endless(service, receiver)
+
+    def endless(self, service: Service, receiver: Any) -> None:
+        """Answers count by their status, though their body has no end."""
+        for status, outcome in ((200, "delivered"), (410, "gone")):
+            receiver.calls.clear()
+            begin = b"HTTP/1.1 %d X\r\nTransfer-Encoding: chunked\r\n\r\n" % status
+            receiver.answers = [drip(begin, each=b"1\r\nx\r\n")]
+            video_id = service.create(webhook_url=f"{receiver.url}/endless")["id"]
+            before = service.parts.deliveries.counts().attempts.get(outcome, 0)
+            service.http.post(f"/videos/{video_id}/cancel")
+            until(lambda: (counts := service.parts.deliveries.counts()).waiting == 0 and counts.attempts, "it is told")
+            counted = service.parts.deliveries.counts().attempts.get(outcome, 0) - before
+            assert (len(receiver.calls), counted) == (1, 1), f"an answer {status} without an end: {receiver.ids()}"
 
     def refused(self, service: Service, receiver: Any) -> None:
         receiver.calls.clear()

@@ -23,7 +23,7 @@ from adaspa_service.local.process import Child
 from adaspa_worker import __main__ as program
 from adaspa_worker import heartbeat, metrics
 from adaspa_worker.lease import WorkerStopping
-from adaspa_worker.readiness import Readiness, State
+from adaspa_worker.readiness import Readiness, State, warms_up
 from admitting import create
 from tiny_catalog import model_spec, write_catalog
 from valkey_process import running_valkey
@@ -189,6 +189,11 @@ class Ready(Scene):
             readiness.reach(noted if warm_up else None, lambda stops=stops: stops)
             assert readiness.state is ends, f"{begins.name}: then {readiness.state.name}, not {ends.name}"
             assert all(state is State.warming for state in seen), f"while it warms up it is {seen}"
+        for told in (None, True, False):  # if nobody says, whoever has a GPU
+            for gpu in (True, False):
+                with patch("adaspa_worker.readiness.has_gpu", lambda gpu=gpu: gpu):
+                    found = warms_up(Settings(_env_file=None, warm=told))
+                assert found is (gpu if told is None else told), f"told {told}, with a GPU {gpu}: it warms up {found}"
 
     def beats(self, app: Any, store: JobStore, file: Path) -> None:
         celery = SimpleNamespace(timer=SimpleNamespace(call_repeatedly=lambda *_: SimpleNamespace(cancel=lambda: None)))

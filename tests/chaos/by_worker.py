@@ -48,6 +48,7 @@ from clips import durations_of, frames_of, sound_of
 from drawn import corners, picture
 from PIL import Image
 from valkey_process import running_valkey
+from virtual_time import Seconds
 from waiting import until
 
 from chaos.scenes import Scene
@@ -630,8 +631,30 @@ class Runs(Scene):
             at.runner.run("stub")
         done = at.store.get(job.id)
         assert done is not None and (done.status, done.attempt) == ("completed", 1), "an upload is not tried again"
+        self.given_up(at)
         at.storage.put_file = put  # type: ignore[method-assign]
         self.storage_lost(at)
+
+    def given_up(self, at: Workshop) -> None:
+        """Storage stays away: an upload is tried for its time, which no pause outlasts."""
+        clock, tries = Seconds(), list[float]()
+
+        def away(*_: object) -> None:
+            tries.append(clock.now)
+            raise StorageUnavailable("away")
+
+        at.storage.put_file = away  # type: ignore[assignment,method-assign]
+        job = create(at.store, params())
+        with (
+            patch("adaspa_worker.attempt.RETRY_SECONDS", (1.0, 4.0)),
+            patch("adaspa_worker.attempt.time", clock),
+            patch.object(LeaseKeeper, "wait", lambda _, seconds: clock.sleep(seconds)),
+            patch.object(at.runner, "upload_retry_seconds", 10.0),
+        ):
+            at.runner.run("stub")
+        tried = [at - tries[0] for at in tries]
+        assert tried == [0, 1, 5, 9], f"an upload that has 10 s is tried at {tried} s"
+        at.store.request_cancel(job.id)
 
     def storage_lost(self, at: Workshop) -> None:
         """Storage goes right after it took a video; a job that needs it at once fails by it."""
@@ -735,24 +758,33 @@ class Runs(Scene):
         return found
 
     def rests(self) -> None:
-        """A worker takes no jobs for longer and longer after failures of its own."""
-        now = [0.0]
-        rested = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds))
-        with bench(back_off_seconds=(1.0, 5.0, 15.0, 60.0)) as at, patch("adaspa_worker.runner.time", rested):
+        """A worker takes no jobs for longer and longer after failures of its own, and none before its process ends."""
+        clock = Seconds()
+        for error in (StorageUnavailable("away"), OSError(errno.ENOSPC, "no room"), GroupFailed("a process died")):
+            ended: list[float] = []
+            with bench(back_off_seconds=(7.0,)) as at, patch("adaspa_worker.runner.time", clock):
+                at.engine.denoise = raising(error)  # type: ignore[method-assign]
+                at.runner.end_process = lambda ended=ended: ended.append(clock.now)
+                began = clock.now
+                at.run()
+            times = [clock.now - began, *(at - began for at in ended)]
+            assert {round(each) for each in times} == {7}, f"after {error!r} it rests, and ends, at {times} s"
+            assert bool(ended) == isinstance(error, GroupFailed), f"after {error!r} its process ends: {bool(ended)}"
+        with bench(back_off_seconds=(1.0, 5.0, 15.0, 60.0)) as at, patch("adaspa_worker.runner.time", clock):
             at.engine.denoise, plain = raising(StorageUnavailable("away")), at.engine.denoise  # type: ignore[method-assign]
             found = []
             for _ in range(5):
-                began = now[0]
+                began = clock.now
                 at.run()
-                found.append(round(now[0] - began))
+                found.append(round(clock.now - began))
             assert found == [1, 5, 15, 60, 60], f"a worker that fails again and again rests for {found} s"
             at.engine.denoise = plain  # type: ignore[method-assign]
             while at.store.load("stub").unfinished:
                 at.runner.run("stub")
             at.engine.denoise = raising(StorageUnavailable("away"))  # type: ignore[method-assign]
-            began = now[0]
+            began = clock.now
             at.run()
-            assert round(now[0] - began) == 1, "a job that it did is forgotten"
+            assert round(clock.now - began) == 1, "a job that it did is forgotten"
 
     def marked(self) -> None:
         with bench(provenance=Provenance("AI")) as at:
