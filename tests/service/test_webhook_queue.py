@@ -118,8 +118,23 @@ def test_a_delivery_without_its_whole_record_stops_no_other(
         store.client.hdel(key, lost)
     taken = [delivery.job_id for _ in range(3) for delivery in deliveries.take(10)]
     assert taken == [ids[1]]
-    assert deliveries.counts().waiting == 1
-    assert not store.client.exists(key)
+    counts = deliveries.counts()
+    assert (counts.waiting, counts.dead, counts.ended) == (1, 1, {"damaged": 1})
+    assert [job_id for job_id, _ in deliveries.ids("dead")] == [ids[0]]
+    assert "damaged" in store.client.hget(key, "error").decode() and store.client.ttl(key) > 0
+    assert deliveries.redeliver(ids[0]) == (lost == "attempts"), "the number of attempts begins anew, all else is lost"
+
+
+def test_a_deleted_event_is_no_damaged_one(store: JobStore, params: Callable[..., JobParams]) -> None:
+    """Though its record did not say where it waits."""
+    job, _ = admit(store, params(), webhook_url="https://hooks.example.com/")
+    store.request_cancel(job.id)
+    store.client.hdel(f"adaspa:webhook:{job.id}", "lane")
+    store.discard(job.id)
+    deliveries = DeliveryStore(store.client)
+    assert [deliveries.take(10) for _ in range(2)] == [[], []]
+    assert (deliveries.counts().dead, deliveries.counts().ended) == (0, {})
+    assert not store.client.keys("adaspa:webhook*")
 
 
 @pytest.mark.parametrize(

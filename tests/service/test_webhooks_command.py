@@ -74,9 +74,55 @@ def test_a_damaged_event_hides_no_other(service: Service, receiver: Receiver, we
     service.store.client.hset(f"adaspa:webhook:{damaged[0]}", "attempts", "many")
     service.store.client.hdel(f"adaspa:webhook:{damaged[1]}", "type")
     service.store.client.delete(f"adaspa:webhook:{damaged[2]}")
-    assert [item["video_id"] for item in json.loads(webhooks("list", "--json"))] == [whole]
-    for video_id in damaged:
-        assert "no undelivered event" in webhooks("show", video_id, status=1)
+    listed = {item["video_id"]: item for item in json.loads(webhooks("list", "--json"))}
+    assert set(listed) == {whole, *damaged[:2]} and listed[whole]["error"].startswith("HTTP 410")
+    for video_id, problem in zip(damaged, ("attempts is no number", "no type"), strict=False):
+        told = listed[video_id]
+        assert told["error"].startswith(f"damaged record: {problem}") and told["attempts"] is None
+        assert f"{video_id}: the record of its event in Redis is damaged: {problem}" in webhooks(
+            "show", video_id, status=1
+        )
+    assert "damaged record: no type" in webhooks("list")
+    assert "no undelivered event" in webhooks("show", damaged[2], status=1)
+
+
+def test_a_damaged_event_that_waits_is_given_up_and_told(
+    settings: Settings, tmp_path: Path, receiver: Receiver, webhooks: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.answers = [500] * 3
+    patient = settings.model_copy(update={"webhook_retry_seconds": (3600.0,)})
+    with serving(patient, tmp_path) as service:
+        damaged, gone, whole = (service.completed(webhook_url=receiver.url) for _ in range(3))
+        deliveries = service.parts.deliveries
+        until(lambda: deliveries.counts().attempts == {"rejected": 3}, "all wait for their next attempt")
+        assert 'adaspa_webhooks_ended_total{end="damaged"} 0.0' in service.http.get("/metrics").text
+        client, waiting = service.store.client, [deliveries.get(video_id) for video_id in (damaged, gone)]
+        client.hdel(f"adaspa:webhook:{damaged}", "url")
+        client.delete(f"adaspa:webhook:{gone}")
+        listed = {item["video_id"]: item for item in json.loads(webhooks("list", "--json"))}
+        assert (listed[damaged]["state"], listed[damaged]["error"]) == ("waiting", "damaged record: no url")
+        for each in waiting:
+            assert each is not None
+            client.zadd(f"adaspa:webhook_lane:{each.lane}", {each.job_id: 0})  # its time comes
+            client.zadd("adaspa:webhook_lanes", {each.lane: 0})
+        until(lambda: deliveries.counts().ended == {"damaged": 2}, "they are given up")
+        listed = {item["video_id"]: item for item in json.loads(webhooks("list", "--json"))}
+        assert {video_id: item["state"] for video_id, item in listed.items()} == {
+            damaged: "dead",
+            gone: "dead",
+            whole: "waiting",
+        }
+        assert listed[damaged]["error"] == "damaged record: no url"
+        assert (deliveries.counts().dead, deliveries.counts().waiting) == (2, 1)
+        assert 'adaspa_webhooks_ended_total{end="damaged"} 2.0' in service.http.get("/metrics").text
+        for video_id in (damaged, gone):
+            told = [each for each in caplog.records if each.getMessage().startswith(f"{video_id}: webhook given up")]
+            assert [each.levelname for each in told] == ["ERROR"]
+            assert 0 < client.ttl(f"adaspa:webhook:{video_id}") <= 7 * 86400
+            refused = webhooks("redeliver", video_id, status=1)
+            assert f"{video_id}: the record of its event in Redis is damaged" in refused
+        refused = webhooks("redeliver", "--all-dead", status=1)
+        assert damaged in refused and gone in refused and whole not in refused
 
 
 def test_a_waiting_event_is_sent_without_waiting(

@@ -58,7 +58,7 @@
 --   webhook_busy:{lane} string  there while an attempt is made, for as long as that may last
 --   webhook_trying:{owner} zset  jobs with an attempt under way by the time (ms) until which it may last
 --   webhooks_dead    zset    jobs whose event was given up, by the time (ms) of that
---   webhook_counts   hash    attempts|{outcome} and ended|{delivered, dead, dropped}, since the store was made
+--   webhook_counts   hash    attempts|{outcome} and ended|{delivered, dead, dropped, damaged}, since the store was made
 --   webhook_secrets  zset    signing secrets by the time (ms) until which they hold
 local PREFIX = 'adaspa:'
 local LIMITS, A, CONTENT = cjson.decode(ARGV[1]), cjson.decode(ARGV[2]), ARGV[3]

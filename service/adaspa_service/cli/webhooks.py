@@ -13,7 +13,7 @@ from adaspa_service.cli.keys import duration
 from adaspa_service.cli.serve import DataDir
 from adaspa_service.cli.store import job_store, tell_auditors
 from adaspa_service.cli.terminal import Exit, Json, fail, print_json, print_table, say, warn
-from adaspa_service.webhooks.deliveries import STATES, Delivery, DeliveryStore, State
+from adaspa_service.webhooks.deliveries import STATES, Delivery, DeliveryDamaged, DeliveryStore, State
 from adaspa_service.webhooks.signing import secrets_of
 
 COLUMNS = ("VIDEO", "STATE", "WHEN", "EVENT", "RECEIVER", "ATTEMPTS", "ERROR")
@@ -40,7 +40,7 @@ def list_deliveries(
             (each, moment, delivery)
             for each in ((state,) if state else STATES)
             for job_id, moment in store.ids(each, limit)
-            if (delivery := store.get(job_id))
+            if (delivery := read(store, job_id))
         ]
     if as_json:
         return print_json([described(*item) for item in found])
@@ -51,9 +51,9 @@ def list_deliveries(
 def show(video_id: VideoId, data_dir: DataDir = None) -> None:
     """Print one event as JSON: its URL, its last error, and its body after the first attempt."""
     with job_store(data_dir) as jobs:
-        delivery = DeliveryStore(jobs.client).get(video_id)
-    if delivery is None:
-        fail(nothing(video_id))
+        delivery = read(DeliveryStore(jobs.client), video_id)
+    if not isinstance(delivery, Delivery):
+        fail(delivery or nothing(video_id))
     print_json(
         {
             "video_id": video_id,
@@ -84,14 +84,18 @@ def redeliver(
         store = DeliveryStore(jobs.client)
         wanted = list(dict.fromkeys(video_ids or (job_id for job_id, _ in store.ids("dead"))))
         unknown = [video_id for video_id in wanted if not store.redeliver(video_id)]
+        damaged = [each for video_id in unknown if isinstance(each := read(store, video_id), DeliveryDamaged)]
         for video_id in wanted:
             if video_id not in unknown:
                 tell_auditors(jobs.client, "webhook.redelivered", job=video_id)
     count = len(wanted) - len(unknown)
     say(f"sending {count} event{'s' * (count != 1)}")
-    if unknown and not all_dead:  # of all, one may have gone meanwhile
-        for video_id in unknown:
-            warn(nothing(video_id))
+    for each in damaged:
+        warn(each)
+    gone = [] if all_dead else [each for each in unknown if each not in {one.job_id for one in damaged}]
+    for video_id in gone:  # of all, one may have gone meanwhile
+        warn(nothing(video_id))
+    if damaged or gone:
         raise SystemExit(int(Exit.failed))
 
 
@@ -124,12 +128,20 @@ def rotate(
     say(fresh)
 
 
-def described(state: State, moment: float, delivery: Delivery) -> dict[str, Any]:
+def read(store: DeliveryStore, video_id: str) -> Delivery | DeliveryDamaged | None:
+    """Read a video's event; the error itself if its record is damaged, which hides no other."""
+    try:
+        return store.get(video_id)
+    except DeliveryDamaged as error:
+        return error
+
+
+def described(state: State, moment: float, delivery: Delivery | DeliveryDamaged) -> dict[str, Any]:
     """Format an event as JSON, without its URL, which may contain a token."""
-    return {
-        "video_id": delivery.job_id,
-        "state": state,
-        "when": int(moment),
+    told = {"video_id": delivery.job_id, "state": state, "when": int(moment)}
+    if isinstance(delivery, DeliveryDamaged):
+        return told | {"type": None, "receiver": None, "attempts": None, "error": f"damaged record: {delivery.problem}"}
+    return told | {
         "type": delivery.type,
         "receiver": delivery.receiver,
         "attempts": delivery.attempts,
@@ -137,10 +149,12 @@ def described(state: State, moment: float, delivery: Delivery) -> dict[str, Any]
     }
 
 
-def row(state: State, moment: float, delivery: Delivery) -> tuple[object, ...]:
+def row(state: State, moment: float, delivery: Delivery | DeliveryDamaged) -> tuple[object, ...]:
     """Format an event for the table."""
     when = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    return (delivery.job_id, state, when, delivery.type, delivery.receiver, delivery.attempts, delivery.error)
+    shown = described(state, moment, delivery)
+    told = ("" if shown[name] is None else shown[name] for name in ("type", "receiver", "attempts", "error"))
+    return delivery.job_id, state, when, *told
 
 
 def nothing(video_id: str) -> str:

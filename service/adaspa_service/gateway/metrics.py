@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adaspa_service.gateway.access import Admin
 from adaspa_service.gateway.state import AppState
-from adaspa_service.webhooks.deliveries import Outcome
+from adaspa_service.webhooks import deliveries
 
 ENDS = [(status, code) for status in TERMINAL for code in (ErrorCode if status is JobStatus.failed else [""])]
 """Status and error code of each way to end, counted from 0: of a series that begins at 3, ``increase`` sees none."""
@@ -133,12 +133,12 @@ class JobCollector(Collector):
         attempts = CounterMetricFamily(
             "adaspa_webhook_attempts", "Number of attempts to deliver a webhook event.", labels=["outcome"]
         )
-        for outcome, count in (dict.fromkeys(Outcome, 0) | counts.attempts).items():
+        for outcome, count in (dict.fromkeys(deliveries.Outcome, 0) | counts.attempts).items():
             attempts.add_metric([outcome], count)
         ended = CounterMetricFamily(
-            "adaspa_webhooks_ended", "Number of webhook events delivered, given up or dropped.", labels=["end"]
+            "adaspa_webhooks_ended", "Number of webhook events delivered, given up, dropped or damaged.", labels=["end"]
         )
-        for end, count in counts.ended.items():
+        for end, count in (dict.fromkeys(deliveries.ENDS, 0) | counts.ended).items():
             ended.add_metric([end], count)
         overdue = "Seconds by which the next attempt to deliver an event is overdue."
         return [

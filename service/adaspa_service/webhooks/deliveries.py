@@ -33,6 +33,8 @@ KEPT = 10_000
 
 State = Literal["waiting", "dead"]
 STATES: tuple[State, ...] = ("waiting", "dead")
+ENDS = ("delivered", "dead", "dropped", "damaged")
+"""Ends of an event: delivered, given up, beyond the number kept, given up because its record was gone or damaged."""
 
 
 class Outcome(StrEnum):
@@ -94,6 +96,19 @@ class Delivery:
         return self.lane.rpartition("#")[0]
 
 
+class DeliveryDamaged(Exception):
+    """A delivery whose record cannot be read.
+
+    Args:
+        job_id: its job.
+        problem: what is wrong with the record.
+    """
+
+    def __init__(self, job_id: str, problem: str) -> None:
+        super().__init__(f"{job_id}: the record of its event in Redis is damaged: {problem}")
+        self.job_id, self.problem = job_id, problem
+
+
 @dataclass(frozen=True)
 class DeliveryCounts:
     """Deliveries now, and since the store was made."""
@@ -105,7 +120,7 @@ class DeliveryCounts:
     attempts: dict[str, int]
     """Number of attempts by outcome."""
     ended: dict[str, int]
-    """Number of events by end: delivered, dead (given up), dropped (beyond the number kept)."""
+    """Number of events by end, one of ENDS."""
 
 
 class DeliveryStore:
@@ -136,9 +151,15 @@ class DeliveryStore:
 
     def take(self, limit: int) -> list[Delivery]:
         """Begin an attempt at deliveries that are due, one in a lane; nobody else gets them meanwhile."""
-        over_ms, found = self._scripts.run(
-            "take", limit=limit, attempt_ms=self._attempt_ms, owner_attempts=self._owner_attempts
+        over_ms, found, damaged = self._scripts.run(
+            "take",
+            limit=limit,
+            attempt_ms=self._attempt_ms,
+            owner_attempts=self._owner_attempts,
+            dead_ms=self._dead_ms,
         )
+        for job_id in damaged:
+            log.error("%s: webhook given up, because its record in Redis is gone or damaged", job_id.decode())
         return [
             _delivery(job_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True)), int(over_ms))
             for job_id, fields in found
@@ -186,14 +207,15 @@ class DeliveryStore:
         return [(job_id.decode(), score / 1000) for job_id, score in found]
 
     def get(self, job_id: str) -> Delivery | None:
-        """Read the delivery of a job's event; None if there is none, it was delivered, or its record is damaged."""
+        """Read the delivery of a job's event; None if there is none, or it was delivered. Raises DeliveryDamaged."""
         with reaching():
             fields: Any = self.client.hgetall(PREFIX + "webhook:" + job_id)
         try:
             return _delivery(job_id, fields) if fields else None
-        except (KeyError, ValueError) as error:
-            log.error("%s: the record of its event is damaged (%r)", job_id, error)
-            return None
+        except KeyError as error:
+            raise DeliveryDamaged(job_id, f"no {error.args[0]}") from error
+        except ValueError as error:
+            raise DeliveryDamaged(job_id, "attempts is no number") from error
 
     def counts(self) -> DeliveryCounts:
         """Count deliveries, and what has come of all."""

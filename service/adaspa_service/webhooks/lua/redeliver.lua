@@ -1,8 +1,9 @@
--- Begin a dead delivery's attempts anew, or make a waiting one's next attempt now.
+-- Begin a dead delivery's attempts anew, or make a waiting one's next attempt now; not of one whose record is damaged.
 -- id
 local id = A.id
 local key = PREFIX .. 'webhook:' .. id
-local lane = redis.call('HGET', key, 'lane')
+local fields = redis.call('HMGET', key, 'owner', 'type', 'url', 'lane')
+local lane = fields[1] and fields[2] and fields[3] and fields[4]
 if not lane then
   return 0
 end

@@ -2,11 +2,14 @@
 -- Begin an attempt at due deliveries, one in a lane. A lane is busy until the outcome is noted (note.lua), or
 -- until the attempt's time is over because whoever made it died; then another makes the next.
 -- An owner gets so many attempts at a time: receivers of one that all hang hold up no other's.
--- When (ms) the attempts' time is over, and the deliveries.
--- limit (deliveries at most), attempt_ms (time of an attempt), owner_attempts (of one owner at most)
+-- One without its whole record, such as a restored backup may hold, or with a damaged one is given up instead.
+-- When (ms) the attempts' time is over; the deliveries; and the ids of those that were given up.
+-- limit (deliveries at most), attempt_ms (time of an attempt), owner_attempts (of one owner at most), dead_ms (a dead
+-- one is kept for)
 local LOOKED_AT, PUT_OFF = 1000, 500
+local DAMAGED = 'its record in Redis was gone or damaged'
 local over = int(now() + A.attempt_ms)
-local taken = {}
+local taken, damaged = {}, {}
 
 local function may_try(owner)
   local trying = PREFIX .. 'webhook_trying:' .. owner
@@ -27,10 +30,15 @@ for _, lane in ipairs(lanes) do
   local owner = counted and fields[3] and fields[4] and fields[5] and fields[1]
   if not id then
     redis.call('ZREM', PREFIX .. 'webhook_lanes', lane)
-  elseif not owner then  -- a delivery without its whole record, such as a restored backup may hold, or a damaged one
+  elseif not owner then
     redis.call('ZREM', PREFIX .. 'webhook_lane:' .. lane, id)
-    redis.call('ZREM', PREFIX .. 'webhooks', id)
-    redis.call('DEL', PREFIX .. 'webhook:' .. id)
+    if redis.call('ZREM', PREFIX .. 'webhooks', id) == 1 then  -- else it was deleted, and its record did not say its lane
+      redis.call('HINCRBY', PREFIX .. 'webhook_counts', 'ended|damaged', 1)
+      redis.call('ZADD', PREFIX .. 'webhooks_dead', int(now()), id)
+      redis.call('HSET', PREFIX .. 'webhook:' .. id, 'error', DAMAGED)
+      redis.call('PEXPIRE', PREFIX .. 'webhook:' .. id, int(A.dead_ms))
+      damaged[#damaged + 1] = id
+    end
   elseif busy > 0 then
     redis.call('ZADD', PREFIX .. 'webhook_lanes', int(now() + busy), lane)
   elseif due > now() then
@@ -47,4 +55,4 @@ for _, lane in ipairs(lanes) do
     taken[#taken + 1] = { id, redis.call('HGETALL', PREFIX .. 'webhook:' .. id) }
   end
 end
-return { over, taken }
+return { over, taken, damaged }
