@@ -81,8 +81,7 @@ def test_the_same_idempotency_key_with_another_adapter_is_another_request(lora_s
         ("ink,slow,turbo", "4 adapters (1 are the model's defaults); allowed: up to 3"),
         ([{"name": "ink", "sha256": 64 * "a"}], "ink: the adapter's file has changed; allowed: no sha256, or cccc"),
         ("ink:strong", "'ink:strong' cannot be read; allowed: NAME or NAME:SCALE, separated by commas"),
-        ([{"scale": 1}], "field required; allowed: up to 3 of distilled (0 to 2), "),
-        ([{"name": "ink", "weight": 1}], "extra inputs are not permitted; allowed: up to 3 of distilled (0 to 2), "),
+        ([{"scale": 1}], "loras[0].name: field required; allowed: up to 3 of distilled (0 to 2), "),
         (7, "allowed: up to 3 of distilled (0 to 2), "),
     ],
 )
@@ -91,6 +90,28 @@ def test_what_cannot_be_is_refused_before_the_queue(lora_service: Service, loras
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, "loras")
     assert why in error["message"]
+
+
+@pytest.mark.parametrize("form", [False, True], ids=["JSON", "form"])
+@pytest.mark.parametrize(
+    ("loras", "why"),
+    [
+        ([{"name": "ink"}, {"name": "slow", "weight": 1}], "loras[1].weight: extra inputs are not permitted"),
+        ([{"name": "ink"}, {"name": "slow", "scale": "high"}], "loras[1].scale: input should be a valid number"),
+        ([{"scale": 1}], "loras[0].name: field required"),
+        ([{"name": "ink"}, 3], "loras[1]: input should be a valid dictionary"),
+        ([{"name": "ink", "a b": 1}], "loras[0]['a b']: extra inputs are not permitted"),
+        ([{"name": "ink", "w" * 500: 1}], f"loras[0]['{'w' * 56}...]: extra inputs are not permitted"),
+        ([{"name": "ink"}] * 17, "loras: list should have at most 16 items"),
+    ],
+)
+def test_the_entry_at_fault_is_named(lora_service: Service, loras: Any, why: str, form: bool) -> None:
+    given: Any = {"files": {"prompt": (None, "a"), "loras": (None, json.dumps(loras))}}
+    answer = lora_service.http.post("/videos", **(given if form else {"json": {"prompt": "a", "loras": loras}}))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "loras")
+    assert error["message"].startswith(why) and "; allowed: " in error["message"]
+    assert "a list of name and scale" in error["message"] and len(error["message"]) < 600
 
 
 def test_adapters_are_taken_as_their_schema_says(tmp_path: Path) -> None:

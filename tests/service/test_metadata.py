@@ -79,6 +79,12 @@ def test_what_is_no_metadata_is_refused(service: Service, metadata: Any) -> None
     assert service.http.post("/videos", json={"prompt": "x", "user": "u" * 257}).json()["error"]["param"] == "user"
 
 
+@pytest.mark.parametrize("metadata", [{"a": "b", "shop": 1}, '{"a": "b", "shop": 1}'], ids=["an object", "a text"])
+def test_the_pair_at_fault_is_named(service: Service, metadata: Any) -> None:
+    answer = service.http.post("/videos", json={"prompt": "x", "metadata": metadata})
+    assert answer.json()["error"]["message"].startswith("metadata.shop: ")
+
+
 def test_a_list_is_filtered_by_it_over_all_pages(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_store, "BATCH", 2)
     monkeypatch.setattr(job_store, "SCANNED", 4)

@@ -53,7 +53,7 @@ def jobs(
     try:
         pairs = read(metadata or "")
     except Refused as error:
-        fail(f"--metadata: {error}", Exit.usage)
+        fail(error.of("--metadata"), Exit.usage)
     with connect(server, api_key) as client:
         found = client.list("asc" if oldest_first else "desc", after=after, metadata=pairs)
         page = list(islice((job for job in found if status in (None, job.status)), limit + 1))

@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import IO, Any, TypeVar
 
 from adaspa_api.fields import rows
-from adaspa_api.limits import Media
+from adaspa_api.limits import Media, inside
 from adaspa_api.metadata import PAIR
 from adaspa_api.words import Kind, Role
 from adaspa_jobs.catalog import Catalog
@@ -256,9 +256,9 @@ def validate(data: dict[str, Any], fields: type[Fields], catalog: Catalog, *, st
         return fields.model_validate(data, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name, inside = str(first["loc"][0]), len(first["loc"]) > 1
+        name, deeper = str(first["loc"][0]), first["loc"][1:]  # what is deeper begins with the type that was taken
         limits = f"allowed: {allowed(name, catalog, data.get('model'))}"
-        if first["type"] == "missing" and not inside:
+        if first["type"] == "missing" and not deeper:
             raise bad_field(name, f"{name}: required; {limits}", "missing_required_parameter") from error
-        message = f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}; {limits}"
+        message = f"{name}{inside(deeper[1:])}: {first['msg'][:1].lower()}{first['msg'][1:]}; {limits}"
         raise bad_field(name, message, "invalid_type") from error

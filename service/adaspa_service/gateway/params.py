@@ -70,7 +70,7 @@ def settle_one(name: str, asked: VideoCreate, spec: ModelSpec, settled: dict[str
     try:
         return rows(VideoCreate)[name].limits.settle(getattr(asked, name), spec, settled)
     except Refused as error:
-        raise bad_field(name, f"{name}: {error}") from error
+        raise bad_field(name, error.of(name)) from error
 
 
 def batch(asked: VideoCreate, catalog: Catalog) -> list[JobParams]:
@@ -93,7 +93,7 @@ def labels(asked: VideoCreate | VideoRemix, spec: ModelSpec) -> Labels:
         try:
             found[name] = rows(type(asked))[name].limits.settle(getattr(asked, name), spec, {})
         except Refused as error:
-            raise bad_field(name, f"{name}: {error}") from error
+            raise bad_field(name, error.of(name)) from error
     return Labels.model_validate(found)
 
 

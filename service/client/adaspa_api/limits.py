@@ -4,6 +4,7 @@ The limits themselves are in the catalog: a kind names the field of the model's 
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,10 +14,25 @@ from adaspa_api.words import Role, Task
 
 Entry = Any
 """A model's catalog entry, ``adaspa_jobs.catalog.ModelSpec``, which is itself built from these limits."""
+KEY = re.compile(r"[A-Za-z_]\w{0,59}", re.ASCII)
+"""Key that needs no quotes in the place of an entry."""
 
 
 class Refused(ValueError):
-    """A value is not allowed. The message says why, and what is allowed."""
+    """A value is not allowed. The message says why, and what is allowed.
+
+    Args:
+        why: the message.
+        inside: place of the entry at fault in the field's value, as ``inside`` writes it; empty for the whole value.
+    """
+
+    def __init__(self, why: str, inside: str = "") -> None:
+        super().__init__(why)
+        self.inside = inside
+
+    def of(self, field: str) -> str:
+        """Return the message of a field, which names the entry at fault."""
+        return f"{field}{self.inside}: {self}"
 
 
 class Limit(Protocol):
@@ -293,6 +309,11 @@ class Served:
 
     def schema(self, entry: Entry) -> dict[str, Any]:
         return {"const": entry.id}
+
+
+def inside(keys: Sequence[str | int]) -> str:
+    """Write the place of an entry in a value as JavaScript does, such as ``[1].scale``."""
+    return "".join(f".{key}" if KEY.fullmatch(str(key)) else f"[{shown(key)}]" for key in keys)
 
 
 def shown(value: object) -> str:

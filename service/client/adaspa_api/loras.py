@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from adaspa_api.json_text import read_json
-from adaspa_api.limits import Entry, Refused, shown
+from adaspa_api.limits import Entry, Refused, inside, shown
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Pattern of an adapter's name."""
@@ -95,8 +95,9 @@ def read(text: str) -> list[LoraUse]:
         try:
             return LIST.validate_python(read_json(text, AS_LIST), strict=True)
         except ValidationError as error:
-            why = error.errors(include_url=False)[0]["msg"]
-            raise Refused(f"{why[:1].lower()}{why[1:]}; allowed: {AS_LIST}") from error
+            first = error.errors(include_url=False)[0]
+            why = f"{first['msg'][:1].lower()}{first['msg'][1:]}; allowed: {AS_LIST}"
+            raise Refused(why, inside(first["loc"])) from error
     found = []
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if len(parts) > MOST_USES:

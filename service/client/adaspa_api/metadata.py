@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adaspa_api.json_text import each_once, read_json
-from adaspa_api.limits import Entry, Refused, shown
+from adaspa_api.limits import Entry, Refused, inside, shown
 
 MOST_PAIRS = 16
 KEY_CHARS, VALUE_CHARS = 64, 512
@@ -44,7 +44,7 @@ def read(text: str) -> dict[str, str]:
     if text.lstrip().startswith("{"):
         found = read_json(text, OBJECT)
         if wrong := next((key for key, value in found.items() if not isinstance(value, str)), None):
-            raise Refused(f"{shown(wrong)}: is not a string; allowed: {OBJECT}")
+            raise Refused(f"is not a string; allowed: {OBJECT}", inside([wrong]))
         return dict(found)
     pairs = []
     for part in filter(None, (part.strip() for part in text.split(","))):
