@@ -294,13 +294,15 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
             return {job_id for job_id, there in zip(job_ids, pipe.execute(), strict=True) if there}
 
     def inputs_in_use(self, folders: list[str]) -> set[str]:
-        """Return the image folders that a job uses, or may still use."""
+        """Return the image folders that a job uses, or may still use; one whose record is gone uses none."""
         with reaching(), self.client.pipeline(transaction=False) as pipe:
             for folder in folders:
-                pipe.exists(PREFIX + "inputs:" + folder)
+                pipe.smembers(PREFIX + "inputs:" + folder)
                 pipe.zscore(PREFIX + "awaited_inputs", folder)
             found = pipe.execute()
-        used = [bool(there) or until is not None for there, until in zip(found[::2], found[1::2], strict=True)]
+        jobs = [{job_id.decode() for job_id in members} for members in found[::2]]
+        known = self.known(sorted(set().union(*jobs)))
+        used = [bool(known & mine) or until is not None for mine, until in zip(jobs, found[1::2], strict=True)]
         return {folder for folder, each in zip(folders, used, strict=True) if each}
 
     def await_inputs(self, folder: str) -> None:

@@ -76,7 +76,7 @@ class Upkeep:
         return [job_id.decode() for job_id in found]
 
     def leave_inputs(self, job_id: str) -> str | None:
-        """Have a discarded job that has ended share its images no longer; their folder, if no other job does."""
+        """Have a discarded job that has ended share its images no longer; their folder, if no known job does."""
         folder = self._scripts.run("leave_inputs", id=job_id)
         return folder.decode() if folder else None
 
@@ -85,8 +85,9 @@ class Upkeep:
         return [folder.decode() for folder in self._scripts.run("give_up_inputs", limit=limit)]
 
     def forget_inputs(self, folder: str) -> None:
-        """Forget images that no job was made of and that are removed."""
+        """Forget images that no known job was made of and that are removed."""
         with reaching(), self.client.pipeline() as pipe:
+            pipe.delete(PREFIX + "inputs:" + folder)
             pipe.zrem(PREFIX + "awaited_inputs", folder)
             pipe.zrem(PREFIX + "lost_inputs", folder)
             pipe.execute()

@@ -465,7 +465,8 @@ class Drawn:
         used = {
             each
             for each in self.folders
-            if self.wanted.keys.get(f"inputs:{each}") or each in self.wanted.keys["awaited_inputs"]
+            if any(map(self.wanted.job, self.wanted.keys.get(f"inputs:{each}") or ()))
+            or each in self.wanted.keys["awaited_inputs"]
         }
         self.agree("images in use", self.store.inputs_in_use(self.folders), used)
 

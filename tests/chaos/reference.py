@@ -542,8 +542,10 @@ class Reference:
         folder = job.get("inputs")
         if not folder or job["status"] not in ENDS or not job.get("discarded"):
             return None
-        self.keys[f"inputs:{folder}"] -= {job_id}
-        return None if self.keys[f"inputs:{folder}"] else str(folder)
+        sharing = self.keys[f"inputs:{folder}"] - {job_id}
+        known = {each for each in sharing if self.job(each)}
+        self.keys[f"inputs:{folder}"] = sharing if known else set()
+        return None if known else str(folder)
 
     def await_inputs(self, folder: str, wait_ms: int) -> None:
         self.keys["awaited_inputs"][folder] = self.steady + wait_ms
@@ -555,6 +557,7 @@ class Reference:
         return self.ranked("lost_inputs")[:100]
 
     def forget_inputs(self, folder: str) -> None:
+        self.keys.pop(f"inputs:{folder}", None)
         for name in ("awaited_inputs", "lost_inputs"):
             self.keys[name].pop(folder, None)
 

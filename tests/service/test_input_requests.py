@@ -21,7 +21,7 @@ from adaspa_command import adaspa
 from adaspa_jobs.logs import AUDIT
 from adaspa_jobs.settings import Settings
 from adaspa_jobs.storage import StorageUnavailable
-from adaspa_jobs.store import InputsLate, QueueFull, StoreUnavailable
+from adaspa_jobs.store import InputsLate, Lease, QueueFull, StoreUnavailable
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway import videos
 from adaspa_service.gateway.orphans import find_orphans, remove_orphan
@@ -370,6 +370,26 @@ def test_images_are_shared_by_a_batch_and_by_remixes_and_go_with_the_last(servic
     assert service.store.client.keys("adaspa:inputs:*") == []
 
 
+def test_a_job_whose_record_is_gone_keeps_no_image(service: Service) -> None:
+    """Its image goes with the last job that is known, and is an orphan if there is none."""
+    store, storage = service.store, service.parts.storage
+    shared, alone = (post(service, input_reference=data_uri(WIDE), n=n).json()["data"] for n in (2, 1))
+    kept = post(service, input_reference=data_uri(WIDE)).json()
+    for video in (shared[0], *alone):
+        store.client.delete(f"adaspa:job:{video['id']}")
+    assert find_orphans(storage, store, 0)[0][0].prefix.startswith("inputs/") and len(stored(service)) == 3
+    service.http.delete(f"/videos/{shared[1]['id']}")
+    until(lambda: len(stored(service)) == 2, "the image goes with the last job that is known")
+    lease = store.claim("both", "worker", "process")
+    assert isinstance(lease, Lease) and lease.job.id == kept["id"], "the others are set aside"
+    (orphan,), known = find_orphans(storage, store, 0)
+    assert (orphan.job_id, orphan.files, known) == (None, 1, 1)
+    remove_orphan(storage, store, orphan)
+    assert find_orphans(storage, store, 0) == ([], 1)
+    assert_corners(shown(service, kept))
+    assert len(stored(service)) == len(store.client.keys("adaspa:inputs:*")) == 1
+
+
 def test_a_link_to_an_image_ends_as_its_job_is_deleted_though_its_worker_has_not_let_go(service: Service) -> None:
     video_id = post(service, input_reference=data_uri(WIDE)).json()["id"]
     link = service.http.get(f"/videos/{video_id}/link", params={"variant": "first_frame"}).json()["url"]
@@ -443,7 +463,7 @@ def test_images_of_no_job_are_orphans(service: Service) -> None:
     assert [(each.prefix, each.job_id, each.files) for each in found] == [
         (f"inputs/{job.params.inputs_folder}/", None, 1)
     ]
-    remove_orphan(service.parts.storage, found[0])
+    remove_orphan(service.parts.storage, service.store, found[0])
     assert_corners(shown(service, kept))
     assert len(stored(service)) == 1
 

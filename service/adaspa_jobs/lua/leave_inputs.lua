@@ -8,5 +8,12 @@ local folder = fields[3]
 if not folder or fields[1] == 'in_progress' or fields[2] ~= '1' then  -- one that waits is ended as it is discarded
   return false
 end
-redis.call('SREM', PREFIX .. 'inputs:' .. folder, id)
-return redis.call('EXISTS', PREFIX .. 'inputs:' .. folder) == 0 and folder
+local sharing = PREFIX .. 'inputs:' .. folder
+redis.call('SREM', sharing, id)
+for _, other in ipairs(redis.call('SMEMBERS', sharing)) do
+  if redis.call('EXISTS', record(other)) == 1 then  -- else nobody can run it, or make another of it
+    return false
+  end
+end
+redis.call('DEL', sharing)
+return folder

@@ -54,8 +54,9 @@ def _orphans(
             fail("storage orphans: cannot ask for confirmation without a terminal; use --yes", Exit.usage)
         asked = f"Permanently remove the files of {len(found)} jobs? Storage also has files of {known} known jobs."
         typer.confirm(asked, abort=True)
-    for orphan in found:
-        remove_orphan(files, orphan)
+    with job_store(data_dir) as jobs:
+        for orphan in found:
+            remove_orphan(files, jobs, orphan)
     if not as_json:
         say(f"removed: {len(found)} jobs, {sum(orphan.bytes for orphan in found):,} bytes")
 

@@ -1,4 +1,4 @@
-"""Files and images in storage whose jobs Redis does not know: it was emptied, or restored from before the jobs.
+"""Files and images in storage whose jobs Redis does not know: it was emptied or damaged, or restored from before them.
 
 The janitor leaves them alone, because Redis may be the wrong one, or come back. It removes checkpoints of no job, and
 images of which Redis itself says that no job was admitted for them.
@@ -63,6 +63,8 @@ def find_orphans(storage: ObjectStorage, store: JobStore, older_than: float) -> 
     return orphans, known
 
 
-def remove_orphan(storage: ObjectStorage, orphan: Orphan) -> None:
-    """Remove all that lies under its id. Raises StorageUnavailable."""
+def remove_orphan(storage: ObjectStorage, store: JobStore, orphan: Orphan) -> None:
+    """Remove all that lies under its id. Raises StorageUnavailable, StoreUnavailable."""
     storage.delete_prefix(orphan.prefix)
+    if orphan.job_id is None:
+        store.forget_inputs(orphan.name)
