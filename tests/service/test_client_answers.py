@@ -7,10 +7,13 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import adaspa_client as package
@@ -18,7 +21,7 @@ import httpx
 import pytest
 from adaspa_api.token_file import token_file
 from adaspa_client import ApiError, NotFound, asynchronous, plans, sync
-from adaspa_client.errors import api_error
+from adaspa_client.errors import api_error, retry_after
 from adaspa_client.events import Event, EventReader
 from adaspa_client.local_token import LocalToken, read_token
 from adaspa_jobs.settings import Settings
@@ -191,7 +194,7 @@ def test_a_job_is_waited_for_through_every_outage_that_is_shorter_than_the_patie
         assert len(seen) == answers[: len(done.sent)].count(200), "each answer is shown"
         return done
 
-    for gone in (None, 500, 502, 503, 504, 429, (503, 600.0)):
+    for gone in (None, 500, 502, 503, 504, 429, (503, 5.0)):
         outage = [gone, gone, gone]
         done = wait([*outage, 200, *outage, 200, *outage, 200, *outage, 404])
         assert isinstance(done.error, NotFound) and len(done.sent) == 16, gone
@@ -204,6 +207,29 @@ def test_a_job_is_waited_for_through_every_outage_that_is_shorter_than_the_patie
     done = wait([200] * 20, timeout=55.0)
     assert isinstance(done.error, TimeoutError) and len(done.sent) == 7
     assert "55 s" in str(done.error)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_job_is_asked_for_again_when_the_gateway_says(service: Service, clock: list[float], status: int) -> None:
+    """As late as the caller waits at all, and not more often than it asks."""
+    running = service.http.get(f"/videos/{service.create()['id']}").json()
+
+    def passing(seconds: float) -> None:
+        clock[0] += seconds
+
+    def wait(answers: list[Given], timeout: float = 1e6, patience: float = 30.0) -> Driven:
+        return drive(plans.wait(VIDEO_ID, None, 10.0, timeout, patience), answers, running, passing)
+
+    for after, paused in ((0.0, 10.0), (7.0, 10.0), (25.0, 25.0), (45.0, 45.0), (600.0, 600.0)):
+        done = wait([(status, after), 200, (status, after), 404])
+        assert isinstance(done.error, NotFound) and done.paused == [paused, 10.0, paused], after
+    done = wait([(status, 20.0)] * 4)
+    assert isinstance(done.error, ApiError) and done.error.status == status
+    assert done.paused == [20.0, 20.0], "its patience is over"
+    done = wait([(status, 45.0)] * 2, patience=0.0)
+    assert isinstance(done.error, ApiError) and done.paused == []
+    done = wait([200, (status, 600.0), 200], timeout=50.0)
+    assert isinstance(done.error, TimeoutError) and done.paused == [10.0, 40.0] and len(done.sent) == 3
 
 
 def test_a_job_is_waited_for_until_it_has_ended_in_whatever_way(service: Service, clock: list[float]) -> None:
@@ -258,8 +284,7 @@ SHAPES = (
 @pytest.mark.parametrize("status", KINDS)
 def test_a_refusal_has_its_kind_whoever_words_it(status: int) -> None:
     ours = {"message": "m", "code": "c", "param": "p", "type": "t"}
-    later = "Mon, 01 Jan 2029 00:00:00 GMT"
-    for after, seconds in (({}, 0.0), ({"Retry-After": "7"}, 7.0), ({"Retry-After": later}, 0.0)):
+    for after, seconds in (({}, 0.0), ({"Retry-After": "7"}, 7.0), ({"Retry-After": "later"}, 0.0)):
 
         def refused(body: str, after: dict[str, str] = after, seconds: float = seconds) -> tuple[Any, ...]:
             error = api_error(httpx.Response(status, text=body, headers=after))
@@ -409,6 +434,82 @@ def test_a_stream_outlasts_a_gateway_that_is_busy_or_starts_anew_and_no_refusal(
             assert error.status == status and found == [("queued", "1-0")] and not passes
         else:
             assert found == [("queued", "1-0"), ("completed", "2-0")] and passes, "each is one of one connection"
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> list[float]:
+    """The seconds that a client slept, which pass at once."""
+    found: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        found.append(seconds)
+        clock[0] += seconds
+
+    async def sleep_too(seconds: float) -> None:
+        sleep(seconds)
+
+    for module, passing in ((sync, sleep), (asynchronous, sleep_too)):
+        own = "time" if module is sync else "asyncio"
+        monkeypatch.setattr(module, own, SimpleNamespace(sleep=passing))
+    return found
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(("after", "pause"), [("0", 0.0), ("7", 7.0), ("29", 29.0), ("600", 30.0), ("soon", 0.0)])
+def test_a_stream_is_taken_up_anew_when_the_gateway_says(
+    connect: Any, slept: list[float], status: int, after: str, pause: float
+) -> None:
+    """Within the patience of whoever follows it."""
+
+    def refuse(wire: BaseHTTPRequestHandler) -> None:
+        begin(wire, status, Content_Length="0", Retry_After=after)
+
+    with acting(refuse, first, ends) as url, connect(url) as client:
+        assert [each.type for each in client.events(VIDEO_ID)] == ["queued", "completed"]
+    assert slept == [max(pause, plans.DELAYS[0]), plans.DELAYS[0]]
+
+
+def test_a_stream_is_given_up_when_the_patience_is_over(connect: Any, slept: list[float]) -> None:
+    def refuse(wire: BaseHTTPRequestHandler) -> None:
+        begin(wire, 503, Content_Length="0", Retry_After="20")
+
+    with acting(first, refuse) as url, connect(url) as client, pytest.raises(ApiError):
+        list(client.events(VIDEO_ID))
+    assert slept[:2] == [plans.DELAYS[0], 20.0] and sum(slept) == pytest.approx(30.0)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_download_is_asked_for_again_as_any_request_is(
+    connect: Any, slept: list[float], tmp_path: Path, status: int
+) -> None:
+    asked: list[str | None] = []
+
+    def refuse(wire: BaseHTTPRequestHandler) -> None:
+        asked.append(wire.headers["Range"])
+        begin(wire, status, Content_Length="0", Retry_After="7")
+
+    def for_long(wire: BaseHTTPRequestHandler) -> None:
+        begin(wire, status, Content_Length="0", Retry_After="600")
+
+    content, target = bytes(range(250)) * 4, tmp_path / "out.mp4"
+    with acting(refuse, Served(content, '"1"', 0.1), refuse, Served(content, '"1"')) as url, connect(url) as client:
+        assert client.download(VIDEO_ID, target).read_bytes() == content
+    assert slept == [7.0, plans.DELAYS[0], 7.0] and asked == [None, "bytes=100-"], "what came before a refusal counts"
+    for act, sleeps in ((refuse, [7.0] * 2), (for_long, [])):
+        slept.clear()
+        with acting(act) as url, connect(url) as client, pytest.raises(ApiError):
+            client.download(VIDEO_ID, target)
+        assert slept == sleeps
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_a_time_to_try_again_is_seconds_or_a_date() -> None:
+    in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    assert 50 < retry_after(in_a_minute) <= 60
+    for value, seconds in (("7", 7.0), ("0", 0.0), (format_datetime(datetime.now(UTC)), 0.0)):
+        assert retry_after(value) == seconds
+    for nonsense in ("", "-5", "nan", "inf", "soon", "1 Jan 2026", "Wed, 99 Nov 2026 00:00:00 GMT"):
+        assert retry_after(nonsense) == 0, nonsense
 
 
 def test_a_stream_that_went_silent_is_taken_up_anew(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,8 @@ class AsyncClient:
             on_progress: called with every answer.
             poll: seconds between two questions.
             timeout: seconds after which TimeoutError is raised; the job goes on.
-            patience: seconds for which a gateway that is away or busy is asked again.
+            patience: seconds for which a gateway that is away or busy is asked again. If it names a time
+                (``Retry-After``), it is asked again then.
         """
         return await self._run(plans.wait(video_id, on_progress, poll, timeout, patience))
 
@@ -188,10 +189,12 @@ class AsyncClient:
 
         Args:
             last_event_id: of the last event that is known already.
-            patience: seconds for which a gateway that is away or busy is tried again.
+            patience: seconds for which a gateway that is away or busy is tried again. If it names a time within them
+                (``Retry-After``), it is tried again then.
         """
         reader, away = EventReader(last_event_id), plans.Patience(patience)
         while True:
+            pause = plans.DELAYS[0]
             try:
                 async with self._stream(plans.path(video_id, "/events"), headers=reader.headers()) as response:
                     if response.status_code == NO_CONTENT:
@@ -206,7 +209,8 @@ class AsyncClient:
             except (httpx.TransportError, ApiError) as error:
                 if away.ends(error):
                     raise
-            await asyncio.sleep(plans.DELAYS[0])
+                pause = away.pause(error)
+            await asyncio.sleep(pause)
 
     async def download(self, video_id: str, path: str | Path, variant: Variant = "video") -> Path:
         """Write a finished job's file; ``path`` appears only when it is whole.
@@ -229,11 +233,10 @@ class AsyncClient:
                         async for chunk in response.aiter_bytes():
                             download.write(chunk)
                     break
-                except httpx.TransportError:
+                except (httpx.TransportError, ApiError) as error:
                     tries = 0 if download.received > before else tries + 1
-                    if tries > self._retries:
-                        raise
-                    await asyncio.sleep(plans.DELAYS[0])
+                    delay = plans.DELAYS[0] if tries <= self._retries else None
+                    await asyncio.sleep(plans.pause_after(error, delay))
         return download.path
 
     @asynccontextmanager

@@ -1,5 +1,8 @@
 """Errors for what a gateway refuses, by kind."""
 
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from math import inf
 from typing import Any
 
 import httpx
@@ -57,12 +60,21 @@ def api_error(response: httpx.Response) -> ApiError:
     """Read the error that a refusal describes; a body in another shape is quoted."""
     status = response.status_code
     kind = KINDS.get(status, ServiceUnavailable if status >= 500 else BadRequest)
-    try:
-        retry_after = float(response.headers.get("retry-after", 0))
-    except ValueError:  # a date, which this gateway never sends
-        retry_after = 0.0
+    wait = retry_after(response.headers.get("retry-after", ""))
     try:
         error = response.json()["error"]
-        return kind(status, error["message"], error.get("code"), error.get("param"), retry_after)
+        return kind(status, error["message"], error.get("code"), error.get("param"), wait)
     except (ValueError, KeyError, TypeError):
-        return kind(status, f"HTTP {status}: {response.text[:200]}", retry_after=retry_after)
+        return kind(status, f"HTTP {status}: {response.text[:200]}", retry_after=wait)
+
+
+def retry_after(value: str) -> float:
+    """Return the seconds from now that a Retry-After names, as a number or a date; 0 if it is neither."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, OverflowError):  # no date, or one without a zone
+            return 0.0
+    return seconds if 0 < seconds < inf else 0.0

@@ -72,9 +72,30 @@ class Patience:
         self._since = now if self._since is None else self._since
         return now - self._since >= self._seconds
 
+    def pause(self, error: httpx.TransportError | ApiError) -> float:
+        """Return the seconds until the next try: those that the gateway names, up to the end of the patience."""
+        assert self._since is not None
+        return max(DELAYS[0], min(named(error), self._since + self._seconds - monotonic()))
+
 
 Answer = httpx.Response | httpx.TransportError | None
 Plan = Generator[Send | Pause, Answer, Result]
+
+
+def named(error: httpx.TransportError | ApiError) -> float:
+    """Return the seconds that the gateway names until a next try; 0 if it names none."""
+    return error.retry_after if isinstance(error, ApiError) else 0.0
+
+
+def pause_after(error: httpx.TransportError | ApiError, delay: float | None) -> float:
+    """Return the seconds until the next try of a request: the delay, or more if the gateway names more.
+
+    Raises the error if there is no delay, as after the last try; if it is a refusal that a next try would get, too; or
+    if the gateway names too long a time.
+    """
+    if delay is None or named(error) > LONGEST_WAIT or (isinstance(error, ApiError) and error.status not in RETRIED):
+        raise error
+    return max(delay, named(error))
 
 
 def call(send: Send, retries: int) -> Plan[httpx.Response]:
@@ -86,19 +107,10 @@ def call(send: Send, retries: int) -> Plan[httpx.Response]:
     """
     for delay in (*(DELAYS[min(i, len(DELAYS) - 1)] for i in range(retries)), None):
         answer = yield send
-        if isinstance(answer, httpx.TransportError):
-            if delay is None:
-                raise answer
-        else:
-            assert answer is not None
-            if answer.is_success:
-                return answer
-            error = api_error(answer)
-            if delay is None or error.status not in RETRIED or error.retry_after > LONGEST_WAIT:
-                raise error
-            yield Pause(max(delay, error.retry_after))
-            continue
-        yield Pause(delay)
+        assert answer is not None
+        if isinstance(answer, httpx.Response) and answer.is_success:
+            return answer
+        yield Pause(pause_after(answer if isinstance(answer, httpx.TransportError) else api_error(answer), delay))
     raise AssertionError("the last try has no delay")
 
 
@@ -196,22 +208,25 @@ def wait(
     video_id: str, on_progress: Callable[[Video], None] | None, poll: float, timeout: float, patience: float
 ) -> Plan[Video]:
     """Ask for a job again and again until it has ended."""
-    start, away = monotonic(), Patience(patience)
+    end, away = monotonic() + timeout, Patience(patience)
     while True:
+        pause = poll
         try:
             video = yield from get(video_id, retries=0)
         except (httpx.TransportError, ApiError) as error:
             if away.ends(error):
                 raise
+            pause = max(poll, named(error))
         else:
             away.renew()
             if on_progress:
                 on_progress(video)
             if video.done:
                 return video
-        if monotonic() - start > timeout:
+        left = end - monotonic()
+        if left <= 0:
             raise TimeoutError(f"{video_id} has not ended within {timeout:.0f} s")
-        yield Pause(poll)
+        yield Pause(min(pause, left))
 
 
 def once(key: str | None) -> dict[str, str]:

@@ -176,7 +176,8 @@ class Client:
             on_progress: called with every answer.
             poll: seconds between two questions.
             timeout: seconds after which TimeoutError is raised; the job goes on.
-            patience: seconds for which a gateway that is away or busy is asked again.
+            patience: seconds for which a gateway that is away or busy is asked again. If it names a time
+                (``Retry-After``), it is asked again then.
         """
         return self._run(plans.wait(video_id, on_progress, poll, timeout, patience))
 
@@ -185,10 +186,12 @@ class Client:
 
         Args:
             last_event_id: of the last event that is known already.
-            patience: seconds for which a gateway that is away or busy is tried again.
+            patience: seconds for which a gateway that is away or busy is tried again. If it names a time within them
+                (``Retry-After``), it is tried again then.
         """
         reader, away = EventReader(last_event_id), plans.Patience(patience)
         while True:
+            pause = plans.DELAYS[0]
             try:
                 with self._stream(plans.path(video_id, "/events"), headers=reader.headers()) as response:
                     if response.status_code == NO_CONTENT:
@@ -203,7 +206,8 @@ class Client:
             except (httpx.TransportError, ApiError) as error:
                 if away.ends(error):
                     raise
-            time.sleep(plans.DELAYS[0])
+                pause = away.pause(error)
+            time.sleep(pause)
 
     def download(self, video_id: str, path: str | Path, variant: Variant = "video") -> Path:
         """Write a finished job's file; ``path`` appears only when it is whole.
@@ -226,11 +230,10 @@ class Client:
                         for chunk in response.iter_bytes():
                             download.write(chunk)
                     break
-                except httpx.TransportError:
+                except (httpx.TransportError, ApiError) as error:
                     tries = 0 if download.received > before else tries + 1
-                    if tries > self._retries:
-                        raise
-                    time.sleep(plans.DELAYS[0])
+                    delay = plans.DELAYS[0] if tries <= self._retries else None
+                    time.sleep(plans.pause_after(error, delay))
         return download.path
 
     @contextmanager
