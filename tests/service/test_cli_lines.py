@@ -251,7 +251,13 @@ def test_a_files_ending_chooses_its_format() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "told"),
-    [(None, "never"), (0, "1970-01-01 00:00Z"), (1764460800, "2025-11-30 00:00Z"), (10**12, "9999-12-31 23:59Z")],
+    [
+        (None, "never"),
+        (0, "1970-01-01 00:00Z"),
+        (1764460800, "2025-11-30 00:00Z"),
+        (253402300799, "9999-12-31 23:59Z"),
+        (10**12, "after 9999"),
+    ],
 )
 def test_a_time_is_told_to_the_minute(seconds: int | None, told: str) -> None:
     assert moment(seconds) == told

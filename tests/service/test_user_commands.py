@@ -169,6 +169,20 @@ def test_a_job_is_shown_as_it_is(service: Service) -> None:
     assert "queue position\t1" in printed(service, "show", waiting)
 
 
+@pytest.mark.parametrize("seconds", [253402300800, 10**12, 10**18, 2**63 - 1])
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"])
+def test_a_job_whose_times_no_calendar_has_is_shown(service: Service, seconds: int, zone: str) -> None:
+    video_id = service.completed()
+    times = dict.fromkeys(("created_at", "completed_at", "expires_at"), seconds)
+    service.store.client.hset(f"adaspa:job:{video_id}", mapping=times)
+    for arguments, told in ((("show", video_id), "kept until\tafter 9999"), (("jobs",), "\tafter 9999\t")):
+        done = adaspa(*arguments, server=service.url, TZ=zone)
+        assert (done.returncode, done.stderr) == (0, "") and told in done.stdout
+    _, shown = in_terminal("jobs", server=service.url, TZ=zone)
+    assert video_id in shown and "after 9999" in shown
+    assert json.loads(printed(service, "show", "--json", video_id))["expires_at"] == seconds
+
+
 def test_a_program_that_follows_a_job_reads_its_end_alone(
     service: Service, begun: Callable[..., forked.Started], tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable
-from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -20,6 +19,7 @@ from adaspa_service.cli.completion import video_ids
 from adaspa_service.cli.progress import NotCompleted, follow, summary
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Exit, Json, console, fail, print_json, print_table, say, warn
+from adaspa_service.cli.times import written
 
 COLUMNS = ("ID", "STATUS", "DONE", "CREATED", "MODEL", "SEED", "PROMPT")
 BRIEF = ("ID", "STATUS", "CREATED", "PROMPT")
@@ -169,7 +169,7 @@ def row(job: Video) -> tuple[object, ...]:
 def brief(job: Video) -> tuple[object, ...]:
     """Format a job's line for a terminal."""
     state = f"{job.progress} %" if job.status is JobStatus.in_progress else job.status
-    return job.id, state, when(job.created_at)[5:16], job.prompt
+    return job.id, state, written(job.created_at, "%m-%d %H:%M"), job.prompt
 
 
 def facts(video: Video) -> dict[str, object]:
@@ -205,7 +205,7 @@ def typed(value: object) -> object:
 
 def when(timestamp: int) -> str:
     """Format a time in this machine's time zone."""
-    return datetime.fromtimestamp(timestamp).astimezone().isoformat(" ", "seconds")
+    return written(timestamp)
 
 
 def check_output(path: Path) -> None:

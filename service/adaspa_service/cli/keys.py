@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +17,7 @@ from adaspa_service.access.open_access import KeysRequired
 from adaspa_service.cli.serve import DataDir
 from adaspa_service.cli.store import job_store, tell_auditors
 from adaspa_service.cli.terminal import Json, fail, print_json, print_table, say
+from adaspa_service.cli.times import written
 from adaspa_service.cli.usage import Days
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -26,8 +27,6 @@ USED = ("ID", "NAME", "COMPLETED", "FAILED", "CANCELLED", "GPU SECONDS")
 
 LONGEST_LIFETIME = 36500 * 86400
 """Seconds for which a key may work."""
-LAST_MOMENT = 253402300799
-"""Unix time of the calendar's last second; earlier versions made keys that end after it."""
 MOST = 1_000_000
 """Highest limit of a key; more is as good as none."""
 
@@ -188,4 +187,4 @@ def moment(seconds: int | None) -> str:
     """Format a time to the minute."""
     if seconds is None:
         return "never"
-    return datetime.fromtimestamp(min(seconds, LAST_MOMENT), UTC).strftime("%Y-%m-%d %H:%MZ")
+    return written(seconds, "%Y-%m-%d %H:%MZ", UTC)

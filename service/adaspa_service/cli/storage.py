@@ -2,7 +2,7 @@
 
 import os
 import sys
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from adaspa_service.cli.keys import duration
 from adaspa_service.cli.serve import DataDir
 from adaspa_service.cli.store import job_store
 from adaspa_service.cli.terminal import Exit, Json, fail, print_json, print_table, say
+from adaspa_service.cli.times import written
 from adaspa_service.gateway.orphans import Orphan, find_orphans, remove_orphan
 
 COLUMNS = ("VIDEO", "FILES", "BYTES", "LAST WRITTEN")
@@ -83,5 +84,5 @@ def described(orphan: Orphan) -> dict[str, Any]:
 
 def row(orphan: Orphan) -> tuple[object, ...]:
     """Format a job for the table."""
-    when = datetime.fromtimestamp(orphan.written_at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    when = written(orphan.written_at, "%Y-%m-%d %H:%M:%SZ", UTC)
     return orphan.name, orphan.files, f"{orphan.bytes:,}", when
