@@ -69,6 +69,7 @@ class Attempts:
     max_attempts: int
     file: AppendOnlyFile
     _scripts: Scripts
+    _passed_over: set[bytes]
 
     def start_worker(self, worker: str) -> str | None:
         """Queue the job that an earlier process of this worker was running when it died, without waiting for its lease.
@@ -109,10 +110,12 @@ class Attempts:
             process=process,
             version=SCHEMA_VERSION,
             offers=None if spec is None else _offers(spec),
+            gpus=None if spec is None else spec.gpus,
             nonce=secrets.token_hex(NONCE_BYTES),
             given_up=given_up(self.max_attempts).model_dump_json(),
         )
-        if isinstance(found, bytes):
+        if isinstance(found, bytes) and found not in self._passed_over:  # once: it is asked again every few seconds
+            self._passed_over.add(found)
             job_id, _, which = found.decode().partition(" ")
             log.warning("%s: requires a worker %s", job_id, which)
         if not isinstance(found, list):

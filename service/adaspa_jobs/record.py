@@ -12,7 +12,7 @@ from adaspa_jobs.job import SCHEMA_VERSION, Job
 log = logging.getLogger(__name__)
 
 NESTED = frozenset({"params", "progress", "error", "report", "timings", "warnings", "artifacts", "metadata"})
-INTERNAL = frozenset({"model", "idempotency", "place", "process", "lease_ms", "webhook_url", "inputs"})
+INTERNAL = frozenset({"model", "idempotency", "place", "process", "lease_ms", "gpus", "webhook_url", "inputs"})
 """Fields of the hash that only the scripts read."""
 
 

@@ -240,3 +240,15 @@ def test_several_gpus_count_as_several(service: Service) -> None:
     service.store.client.zincrby("adaspa:running:demo", -30_000, lease.job.id)
     service.store.release(lease)
     assert 120 <= service.http.get("/usage").json()["gpu_seconds"] < 400, "also of an attempt that came to nothing"
+
+
+def test_the_gpus_of_the_worker_that_ran_a_job_count_and_not_those_of_another(service: Service) -> None:
+    one = Catalog.load(None).default
+    for worker, spec in (("single", one), ("group", one.model_copy(update={"gpus": 4}))):
+        service.store.announce(spec, worker)
+    service.create()
+    lease = service.store.claim("demo", "single", spec=one)
+    assert lease is not None
+    service.store.client.zincrby("adaspa:running:demo", -30_000, lease.job.id)
+    service.store.release(lease)
+    assert 30 <= service.http.get("/usage").json()["gpu_seconds"] < 100

@@ -131,8 +131,9 @@ def test_a_job_is_left_to_workers_whose_catalog_has_what_it_asks_for(
     job = create(store, params)
     lacking, having = entries
     if lacking is not None:
-        assert store.claim("demo", "worker-1", spec=ModelSpec.model_validate(demo | lacking)) is None
-        assert f"{job.id}: requires a worker whose catalog entry has {what}" in caplog.text
+        for _ in range(2):
+            assert store.claim("demo", "worker-1", spec=ModelSpec.model_validate(demo | lacking)) is None
+        assert caplog.text.count(f"{job.id}: requires a worker whose catalog entry has {what}") == 1
         assert get(store, job.id).attempt == 0
     lease = store.claim("demo", "worker-2", spec=ModelSpec.model_validate(demo | having))
     assert lease is not None and lease.job.id == job.id

@@ -204,9 +204,10 @@ local function note_usage(id, what, amount)
   end
 end
 
-local function gpus_of(model)
-  local spec = redis.call('HGET', PREFIX .. 'served', model)
-  return spec and tonumber(parsed(spec).gpus) or 1
+-- On how many GPUs a job runs: its worker said so, unless it is an earlier version's. Others may have other entries.
+local function gpus_of(id)
+  local spec = redis.call('HGET', PREFIX .. 'served', job(id).model)
+  return tonumber(get(id, 'gpus')) or spec and tonumber(parsed(spec).gpus) or 1
 end
 
 -- A worker no longer has the lease of this job, if it had it.
@@ -223,7 +224,7 @@ local function leave_running(id)
   local ran = began and math.max(0, steady() - began)
   if ran then
     redis.call('HINCRBY', record(id), 'ran_ms', int(ran))
-    note_usage(id, 'gpu_ms', ran * gpus_of(job(id).model))
+    note_usage(id, 'gpu_ms', ran * gpus_of(id))
   end
   redis.call('ZREM', running, id)
   redis.call('ZREM', PREFIX .. 'leases', id)

@@ -5,7 +5,7 @@
 -- worker's catalog entry lacks; if there is no other, its id is the answer, and what it requires of a worker. So is a job
 -- that does not fit into this worker's memory but into that of another worker, live or heard from lately.
 -- model, priorities (that it serves), worker, process (of it), version (of the record), offers? (by its catalog entry: inputs
--- by their roles, adapters' hashes by name), nonce (for the token), given_up (error of a job that is given up, JSON)
+-- by their roles, adapters' hashes by name), gpus? (by it, too), nonce (for the token), given_up (error of a job that is given up, JSON)
 local model, worker = A.model, A.worker
 local LOOKED_AT = 1000
 
@@ -118,6 +118,9 @@ local function begin(first, priority, queue)
   local present = math.max(tonumber(redis.call('HGET', PREFIX .. 'virtual', queue) or 0), place)
   redis.call('HSET', PREFIX .. 'virtual', queue, real(present))
   leave_queue(id)
+  if A.gpus then
+    redis.call('HSET', record(id), 'gpus', int(A.gpus))
+  end
   redis.call('ZREMRANGEBYSCORE', owners, '-inf', real(present))
   redis.call('HSET', shares, 'present', real(math.max(had[priority], had.present)),
     priority, real(had[priority] + job(id).cost / share))
