@@ -175,12 +175,15 @@ def test_more_connections_than_allowed_are_told_to_come_again(settings: Settings
     with serving(settings.model_copy(update={"max_connections": 8}), tmp_path) as service:
         url = httpx.URL(service.url)
         held = [socket.create_connection((url.host, url.port or 0)) for _ in range(10)]
-        refused = httpx.get(f"{service.url}/healthz")
+        refused = httpx.get(f"{service.url}/readyz")
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_connections")
         assert int(refused.headers["retry-after"]) >= 1 and refused.headers["connection"] == "close"
+        alive = httpx.get(f"{service.url}/healthz")
+        assert (alive.status_code, alive.json()) == (200, {"status": "ok"}), "a probe would end all connections"
+        assert alive.headers["connection"] == "close"
         for connection in held:
             connection.close()
-        until(lambda: httpx.get(f"{service.url}/healthz").status_code == 200, "there is room again")
+        until(lambda: httpx.get(f"{service.url}/readyz").status_code == 200, "there is room again")
 
 
 def test_connections_that_wait_for_their_next_request_leave_room_for_new_ones(

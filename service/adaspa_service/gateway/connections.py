@@ -26,6 +26,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway.errors import respond
 from adaspa_service.gateway.headers import SecurityHeaders
+from adaspa_service.gateway.health import Health
 
 HEAD_SECONDS = 15.0
 """Seconds that a connection may take to send the head of a request; while none has begun after an answer,
@@ -38,10 +39,10 @@ STOP_SECONDS = 10
 OTHER_FILES = 256
 """Open files that no client brings."""
 CLOSES = {"Connection": "close"}
-CROWDED = SecurityHeaders(
-    respond(ApiError(503, "too_many_connections", "The gateway has too many connections; try again.", headers=CLOSES))
+NO_ROOM = respond(
+    ApiError(503, "too_many_connections", "The gateway has too many connections; try again.", headers=CLOSES)
 )
-"""Answer to a connection beyond those that are allowed, in place of the application's."""
+ALIVE = JSONResponse(Health().model_dump(), headers=CLOSES)
 TOO_SLOW = respond(ApiError(408, "request_timeout", "the request's headers did not arrive in time", headers=CLOSES))
 TOO_LONG = respond(
     ApiError(
@@ -52,6 +53,16 @@ TOO_LONG = respond(
     )
 )
 NOT_HTTP = respond(ApiError(400, "invalid_request", "the request is not valid HTTP", headers=CLOSES))
+
+
+async def crowded(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer on a connection beyond those that are allowed, in place of the application.
+
+    The process runs, which a probe is told: it would otherwise end all other connections too. For the rest there is no
+    room.
+    """
+    answer = ALIVE if scope["path"] == "/healthz" else NO_ROOM
+    await answer(scope, receive, send)
 
 
 def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -96,7 +107,7 @@ class GuardedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
         self.limit_concurrency = None  # uvicorn would refuse by itself, and not with one of this API's errors
         self.client = as_it_is_known(self.client)
         if len(self.connections) > self.config.limit_concurrency and not self._takes_an_idle_ones_place():
-            self.app = CROWDED
+            self.app = SecurityHeaders(crowded)
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:

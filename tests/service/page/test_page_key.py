@@ -1,11 +1,12 @@
 """The page of a service that asks for API keys."""
 
+import re
 from pathlib import Path
 
 import pytest
 from adaspa_service.access.keys import Scope
 from browser import PLAYED, assert_accessible, clip, finished
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from running_gateway import Service
 
 pytestmark = pytest.mark.asks
@@ -113,3 +114,30 @@ def test_a_key_that_may_only_read_is_told_so(page: Page, service: Service) -> No
     page.get_by_label("Prompt", exact=True).fill("a red circle")
     page.get_by_role("button", name="Generate video").click()
     expect(page.locator("#form-error")).to_contain_text("can view videos, but not create")
+
+
+def test_what_nobody_pressed_leaves_half_of_a_keys_limit_of_requests(page: Page, service: Service) -> None:
+    """The limit's state is the gateway's own, but for the time until it is whole again."""
+    scopes = frozenset({Scope.read, Scope.write})
+    _, token = service.parts.keys.create("a person", scopes, requests_per_minute=1000)
+    looks: list[str] = []
+
+    def nearly_used_up(route: Route) -> None:
+        answer = route.fetch()
+        assert "x-ratelimit-reset-requests" in answer.headers
+        route.fulfill(response=answer, headers=answer.headers | {"x-ratelimit-reset-requests": "600.000s"})
+
+    page.on("request", lambda request: looks.append(request.url) if "/videos?limit" in request.url else None)
+    page.route(re.compile("/videos|/models"), nearly_used_up)
+    page.clock.install()
+    page.goto(f"{service.url}/#token={token}")
+    expect(page.get_by_text("No videos yet")).to_be_visible()
+    page.clock.fast_forward(60_000)
+    with page.expect_response("**/videos/estimate"):
+        page.get_by_label("Prompt", exact=True).fill("a red circle")
+        page.clock.fast_forward(1000)
+    assert len(looks) == 1
+    with page.expect_response("**/videos?limit*"):
+        page.clock.fast_forward(600_000)
+    page.get_by_role("button", name="Generate video").click()
+    page.wait_for_url("**/#video_*")

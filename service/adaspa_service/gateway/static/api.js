@@ -12,6 +12,18 @@ export function takeToken() {
 }
 
 const RETRY_MS = 1000;
+const HALF_S = 30; // in which half of a minute's requests come back
+let roomAt = 0;
+// Whether more than half of what a key may send in a minute is left. What nobody pressed waits for that.
+export const hasRoom = () => Date.now() >= roomAt;
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// Some time before one asks again for what may have changed.
+export async function rest(ms) {
+  do await sleep(ms);
+  while (!hasRoom());
+}
+
 let onRefusedKey = () => {};
 export const whenKeyIsRefused = (callback) => (onRefusedKey = callback);
 
@@ -33,6 +45,8 @@ export async function call(method, path, { body, headers = {}, signal } = {}) {
     if (signal?.aborted) throw error;
     throw new ApiError(0, { message: "The service does not answer." });
   }
+  const full = parseFloat(answer.headers.get("X-RateLimit-Reset-Requests") ?? 0); // seconds until it has a whole minute's again
+  roomAt = Date.now() + 1000 * (full - HALF_S);
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => null);
   const error = new ApiError(answer.status, said?.error || { message: `The service answered ${answer.status}.` }, Number(answer.headers.get("Retry-After")));
@@ -53,7 +67,7 @@ export async function look(id, signal) {
     } catch (error) {
       if (signal.aborted || !passes(error)) throw error;
     }
-    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    await sleep(RETRY_MS);
   }
 }
 
@@ -111,7 +125,7 @@ export async function follow(id, onEvent, signal) {
     } finally {
       clearTimeout(timer);
     }
-    await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    await sleep(RETRY_MS);
   }
 }
 

@@ -1,5 +1,5 @@
 // Several videos of one prompt, as a grid.
-import { DONE, lookIfThere, preview } from "./api.js";
+import { DONE, lookIfThere, preview, rest } from "./api.js";
 import { el } from "./dom.js";
 import { failure } from "./errors.js";
 import { frame, media } from "./player.js";
@@ -27,7 +27,7 @@ export const batch = (ids, onEnded) => async (signal, onDrawn) => {
     const left = videos.filter(({ status }) => !DONE.includes(status)).map(({ id }) => id);
     if (left.length < open.length) onEnded();
     open = left;
-    if (open.length) await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    if (open.length) await rest(LOOK_MS);
   }
 };
 

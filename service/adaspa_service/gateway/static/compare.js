@@ -1,5 +1,5 @@
 // Dense attention and AdaSpa side by side: one clock for both videos, and a slider between them.
-import { DONE, lookIfThere } from "./api.js";
+import { DONE, lookIfThere, rest } from "./api.js";
 import { el } from "./dom.js";
 import { about, seconds } from "./format.js";
 import { frame, media, moves } from "./player.js";
@@ -30,7 +30,7 @@ export const compare = (ids, onEnded) => async (signal, onDrawn) => {
       if (first) put(...wait.elements);
     }
     if (first) onDrawn();
-    if (!done) await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    if (!done) await rest(LOOK_MS);
     else return ended(first, onEnded);
   }
 };

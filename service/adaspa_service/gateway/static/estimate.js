@@ -1,5 +1,5 @@
 // What a video would take, before anybody asks for it: in all, beside each quality, and whether a worker is there.
-import { json } from "./api.js";
+import { hasRoom, json } from "./api.js";
 import { $ } from "./dom.js";
 import { about } from "./format.js";
 
@@ -19,11 +19,11 @@ export function estimating(fields) {
 
 export function soon(delay = AFTER_MS) {
   clearTimeout(timer);
-  timer = setTimeout(look, delay);
+  timer = setTimeout(look, delay, delay === AGAIN_MS);
 }
 
-async function look() {
-  const fields = document.hidden ? null : read?.();
+async function look(again) {
+  const fields = document.hidden || (again && !hasRoom()) ? null : read?.();
   const turn = ++latest;
   if (fields) {
     // What the form refuses has no estimate: it is told when one sends it. A service that is away is told above.

@@ -1,5 +1,5 @@
 // The page: what is shown is the address's hash, so that a reload comes back to it.
-import { key, takeToken, whenKeyIsRefused } from "./api.js";
+import { hasRoom, key, takeToken, whenKeyIsRefused } from "./api.js";
 import { batch } from "./batch.js";
 import { compare } from "./compare.js";
 import { askKey, offerKey, onKey } from "./dialogs.js";
@@ -91,7 +91,7 @@ addEventListener("hashchange", () => {
   if (asked()) $("#stage").focus({ preventScroll: true });
 });
 addEventListener("visibilitychange", () => document.hidden || refresh());
-setInterval(() => document.hidden || refresh(), REFRESH_MS);
+setInterval(() => document.hidden || !hasRoom() || refresh(), REFRESH_MS);
 whenDeleted((ids) => {
   if (ids.some((id) => location.hash.includes(id))) location.hash = "";
   refresh();
