@@ -81,6 +81,11 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
         for cache in ({"kind": "first_block"}, {"kind": "mag", "ratios": [1, 1]})
     ),
     (
+        "wan-2.2-5b",
+        {"cache": {"kind": "sea", "threshold": 0.1}, "tasks": ["text_to_video", "image_to_video"]},
+        "cache: sea is not told the step by WanImageToVideoPipeline; allowed: other kinds, or only tasks without im",
+    ),
+    (
         "mochi",
         {"cache": {"kind": "sea", "threshold": 0.1}},
         "cache: sea is not told the step by MochiPipeline; allowed: other kinds",
@@ -171,7 +176,7 @@ def with_config(folder: Path, tmp_path: Path, part: str, **changes: Any) -> Path
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["wan", "wan-2.2"])
+@pytest.mark.parametrize("name", ["wan", "wan-2.2", "wan-2.2-5b"])
 def test_a_cache_that_goes_by_the_step_is_taken_by_wan(folders: Callable[[str], Path], name: str) -> None:
     check(spec(name, folders(name), cache={"kind": "sea", "threshold": 0.1}), folders(name))
 

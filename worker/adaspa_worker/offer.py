@@ -243,8 +243,9 @@ def check_cache(spec: ModelSpec, pipeline: str, folder: Path) -> None:
     scheduler = getattr(diffusers, own if spec.scheduler is None else spec.scheduler.name, object)
     engine = engine_class(FAMILIES[pipeline].engine)
     transformers = len(transformers_of(folder, spec.tasks))
+    pipelines = {engine.with_image or engine.pipeline if task.roles else engine.pipeline for task in spec.tasks}
     try:
-        step_cache.check(spec.cache, transformers, scheduler, {engine.pipeline, engine.with_image or engine.pipeline})
+        step_cache.check(spec.cache, transformers, scheduler, pipelines)
     except ValueError as error:
         raise wrong(spec, "cache", str(error)) from error
 

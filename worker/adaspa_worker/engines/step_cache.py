@@ -67,7 +67,7 @@ def check(cache: StepCache, transformers: int, scheduler: type, pipelines: Colle
         cache: of the catalog entry.
         transformers: how many the pipeline has.
         scheduler: class of its scheduler.
-        pipelines: its classes, without and with images.
+        pipelines: those of its classes that the model's tasks run in.
 
     Raises:
         ValueError: it cannot; one line.
@@ -90,9 +90,10 @@ def check(cache: StepCache, transformers: int, scheduler: type, pipelines: Colle
         if "cache_context(" not in source_of(pipeline):
             raise ValueError(f"{pipeline.__name__} does not tell the cache its guidance branches; allowed: null")
     # Without the step, sea computes all of them and only logs it.
-    if cache.kind == "sea" and not any('"step_index"' in source_of(pipeline) for pipeline in pipelines):
-        names = " or ".join(sorted(pipeline.__name__ for pipeline in pipelines))
-        raise ValueError(f"sea is not told the step by {names}; allowed: other kinds")
+    untold = sorted(pipeline.__name__ for pipeline in pipelines if '"step_index"' not in source_of(pipeline))
+    if cache.kind == "sea" and untold:
+        others = ", or only tasks without images" if len(untold) < len(pipelines) else ""
+        raise ValueError(f"sea is not told the step by {' or '.join(untold)}; allowed: other kinds{others}")
 
 
 def source_of(pipeline: type) -> str:
