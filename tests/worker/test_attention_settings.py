@@ -45,8 +45,19 @@ def test_an_operator_may_change_one_thing_of_a_preset(params: Callable[..., JobP
 def test_a_preset_decides_how_sparse_and_the_operator_the_rest(
     params: Callable[..., JobParams], quality: Quality
 ) -> None:
-    config, preset = attention_config(OPERATOR, params(quality=quality)), AdaSpaConfig.preset(quality.value)
-    for name in ("selection", "steps", "warmup", "searches", "dense_tail", "warmup_mass", "share_lists"):
+    operator = OPERATOR | {"compensation": "residual"}
+    config, preset = attention_config(operator, params(quality=quality)), AdaSpaConfig.preset(quality.value)
+    assert attention_config(operator, params()).compensation == "residual"
+    for name in (
+        "selection",
+        "steps",
+        "warmup",
+        "searches",
+        "dense_tail",
+        "warmup_mass",
+        "share_lists",
+        "compensation",
+    ):
         assert getattr(config, name) == getattr(preset, name)
     assert (config.block_size, config.dense_layers, config.few_steps) == (16, (0,), 8)
     assert config.is_dense == (quality is Quality.exact)

@@ -8,7 +8,7 @@ from adaspa import AdaSpaConfig
 from adaspa.selection import RetainedMass, TopK
 from adaspa_jobs.job import JobParams
 
-DECIDED = ("selection", "steps", "warmup", "searches", "dense_tail", "warmup_mass", "share_lists")
+DECIDED = ("selection", "steps", "warmup", "searches", "dense_tail", "warmup_mass", "share_lists", "compensation")
 """Settings that a preset decides; all others (block size, memory, token order, ...) stay the operator's."""
 
 
