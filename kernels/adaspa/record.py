@@ -153,7 +153,8 @@ class RequestRecord:
         - ``fell_back``: what did not run as the schedule has it, one sentence for each reason; empty if all did.
         - ``searches``, ``dense_steps``, ``search_steps``, ``sparse_steps``; ``dense_seconds``, ``search_seconds``,
           ``sparse_seconds``: time in the transformer by kind of step.
-        - ``cache_bytes`` and ``host_bytes``: peaks on the device and spilled. ``refused_layers``: kept dense by the
+        - ``cache_bytes`` and ``host_bytes``: peaks on the device and spilled, without the lists that Hopper's kernels
+          keep a second time for small indices (`adaspa.ops.hopper.pair_lists`). ``refused_layers``: kept dense by the
           cache budget.
         - ``ranks``: processes that share the sequence, 1 without context parallelism; all of them report the same
           patterns. ``imbalance``: the blocks kept by the busiest rank over the mean, as the heads were dealt, and

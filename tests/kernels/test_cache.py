@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import adaspa
 import pytest
@@ -93,6 +94,19 @@ def test_a_packed_index_is_the_index_without_its_padding():
     listed = mask.sum() - 9 * mask.all(-1).sum()
     assert packed.nbytes == 2 * int(listed) + 2 * mask[..., 0].numel()
     assert torch.equal(packed.unpack(torch.device("cpu")).to_mask(), mask)
+
+
+@pytest.mark.parametrize("budget", [0, 10**9])
+def test_under_a_budget_an_index_and_what_is_kept_with_it_go_with_the_call(budget):
+    """Hopper's kernels keep a second copy of small lists as long as their index is there."""
+    mask, key = torch.eye(4, dtype=torch.bool).expand(1, 2, 4, 4), CacheKey(0, 0)
+    index = adaspa.BlockIndex.from_mask(mask, query_block=16, key_block=16, query_tokens=64, key_tokens=64)
+    cache, kept = RequestCache(budget), WeakKeyDictionary()
+    cache.put(key, CacheEntry(index=index))
+    del index
+    kept[cache.index(key)] = "its lists, ordered"
+    gc.collect()
+    assert not kept
 
 
 def test_padding_is_left_out_where_it_takes_much_memory(monkeypatch):
