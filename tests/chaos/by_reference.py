@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha1
 from random import Random
 from statistics import median
 from typing import Any
@@ -494,6 +495,7 @@ class Drawn:
             holds_ms=HOLDS_MS,
             counts_ms=COUNTS_MS,
             remembers_ms=UNSERVED_MS,
+            digest=sha1(spec.model_dump_json().encode()).hexdigest(),
         )
         self.agree("bells", list(bells.values()), wanted)
         if draw.random() < 0.5:

@@ -451,12 +451,17 @@ class Reference:
         holds_ms: int,
         counts_ms: int,
         remembers_ms: int,
+        digest: str,
     ) -> list[int]:
         model = spec["id"]
-        self.keys["served"][model] = spec
+        workers, entries = self.keys[f"workers:{model}"], self.keys[f"entries:{model}"]
+        by = self.keys["served_by"].get(model)
+        gone = workers.get(by, self.steady) <= self.steady
+        if entries.get(worker) != digest or by == worker or gone or model not in self.keys["served"]:
+            self.keys["served"][model], self.keys["served_by"][model] = spec, worker
+        entries[worker] = digest
         self.keys["served_since"].setdefault(model, self.now // 1000)
         self.keys["served_until"][model] = self.steady + holds_ms
-        workers = self.keys[f"workers:{model}"]
         workers[worker] = self.steady + counts_ms
         told, fitting = self.keys[f"fits:{model}"], self.keys[f"fitting:{model}"]
         told.pop(worker, None)
@@ -467,6 +472,7 @@ class Reference:
             del fitting[gone], told[gone]
         for gone in self.until(f"workers:{model}", self.steady):
             del workers[gone]
+            entries.pop(gone, None)
             for priority in PREFERRED:
                 self.keys[f"serving:{queue_of(model, priority)}"].pop(gone, None)
         for priority in set(PREFERRED) - set(priorities):

@@ -39,6 +39,28 @@ def test_the_gateways_own_entry_wins(service: Service) -> None:
     assert service.http.get("/models/demo").json()["default_steps"] != 3
 
 
+def test_of_workers_with_different_entries_the_one_that_came_last_counts_while_it_lives(store: JobStore) -> None:
+    """As while a catalog is changed: clients would else get now the one's answers and now the other's."""
+    before = ModelSpec.model_validate(model_spec("/models/tiny"))
+    after = before.model_copy(update={"default_steps": before.default_steps + 1})
+
+    def beat(*workers: str) -> ModelSpec:
+        for worker in workers:
+            store.announce(after if worker.startswith("new") else before, worker)
+        (spec,) = store.announced()
+        return spec
+
+    assert beat("old-1", "old-2") == before
+    assert [beat(*each) for each in (["new-1"], ["old-1"], ["old-2", "new-1"], ["old-1", "old-2"])] == [after] * 4
+    store.client.zadd("adaspa:workers:tiny", {"new-1": 0})  # it was silent for long
+    assert beat("old-1") == before
+    assert beat("new-2", "old-1", "old-2") == after
+    store.client.zadd("adaspa:served_until", {"tiny": 0})  # all were
+    assert store.announced() == [] and beat("old-1") == before
+    store.announce(after, "old-1")  # restarted under its name
+    assert beat("old-2") == after
+
+
 def test_an_announcement_of_another_version_is_left_out(service: Service, valkey: redis.Redis) -> None:
     valkey.hset("adaspa:served", "newer", '{"id": "newer", "invented": 1}')
     valkey.zadd("adaspa:served_until", {"newer": 2e15})

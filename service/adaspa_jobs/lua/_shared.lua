@@ -33,6 +33,8 @@
 --   leases_lost      hash    leases that ran out, by model
 --   served_at        hash    by queue, when (ms) a worker last said that it serves it
 --   served           hash    catalog entries that workers announced, by model
+--   served_by        hash    by model, the worker whose entry that is
+--   entries:{model}  hash    by worker, the SHA-1 of the entry that it announces
 --   served_since     hash    by model, when (s) a worker announced it first
 --   served_until     zset    models by the time (ms) until which their latest announcement holds
 --   workers:{model}  zset    its workers, the same way

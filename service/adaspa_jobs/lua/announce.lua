@@ -10,10 +10,20 @@ local function serving(priority)
   return PREFIX .. 'serving:' .. queue_of(model, priority)
 end
 
-redis.call('HSET', PREFIX .. 'served', model, ARGV[3])
+-- Workers of a model may have different entries, as while a catalog is changed: the one that came last counts, until its
+-- worker is gone.
+local workers, entries, digest = PREFIX .. 'workers:' .. model, PREFIX .. 'entries:' .. model, redis.sha1hex(CONTENT)
+local by = redis.call('HGET', PREFIX .. 'served_by', model)
+local until_ms = by and tonumber(redis.call('ZSCORE', workers, by))
+if redis.call('HGET', entries, worker) ~= digest or by == worker or not until_ms or until_ms <= steady()
+    or redis.call('HEXISTS', PREFIX .. 'served', model) == 0 then
+  redis.call('HSET', PREFIX .. 'served', model, CONTENT)
+  redis.call('HSET', PREFIX .. 'served_by', model, worker)
+end
+redis.call('HSET', entries, worker, digest)
 redis.call('HSETNX', PREFIX .. 'served_since', model, seconds(now()))
 redis.call('ZADD', PREFIX .. 'served_until', int(steady() + A.holds_ms), model)
-redis.call('ZADD', PREFIX .. 'workers:' .. model, counts, worker)
+redis.call('ZADD', workers, counts, worker)
 local told, fitting = PREFIX .. 'fits:' .. model, PREFIX .. 'fitting:' .. model
 if A.fits then
   redis.call('HSET', told, worker, A.fits)
@@ -26,8 +36,9 @@ for _, gone in ipairs(redis.call('ZRANGE', fitting, '-inf', int(steady()), 'BYSC
   redis.call('HDEL', told, gone)
   redis.call('ZREM', fitting, gone)
 end
-for _, gone in ipairs(redis.call('ZRANGE', PREFIX .. 'workers:' .. model, '-inf', int(steady()), 'BYSCORE')) do
-  redis.call('ZREM', PREFIX .. 'workers:' .. model, gone)
+for _, gone in ipairs(redis.call('ZRANGE', workers, '-inf', int(steady()), 'BYSCORE')) do
+  redis.call('HDEL', entries, gone)
+  redis.call('ZREM', workers, gone)
   for _, priority in ipairs(PRIORITIES) do
     redis.call('ZREM', serving(priority), gone)
   end
