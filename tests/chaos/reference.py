@@ -340,10 +340,10 @@ class Reference:
                 return held
             self.lose_worker(held, error)
         own = self.keys[f"fits:{model}"].get(worker)
-        living = (*self.keys[f"workers:{model}"].items(), *self.keys[f"fitting:{model}"].items())
-        live = [each for each, end in living if end >= self.steady and each != worker]
         for priority in sorted(priorities, key=lambda each: (self.had(model, each), PREFERRED.index(each))):
             queue = queue_of(model, priority)
+            living = (*self.keys[f"serving:{queue}"].items(), *self.keys[f"fitting:{queue}"].items())
+            live = [each for each, end in living if end >= self.steady and each != worker]
             for job_id in self.ranked(f"waiting:{queue}"):
                 asked = self.job(job_id)["params"]
                 if self.job(job_id)["schema_version"] > SCHEMA_VERSION:
@@ -463,13 +463,18 @@ class Reference:
         self.keys["served_since"].setdefault(model, self.now // 1000)
         self.keys["served_until"][model] = self.steady + holds_ms
         workers[worker] = self.steady + counts_ms
-        told, fitting = self.keys[f"fits:{model}"], self.keys[f"fitting:{model}"]
+        told, fitting = self.keys[f"fits:{model}"], [f"fitting:{queue_of(model, each)}" for each in PREFERRED]
         told.pop(worker, None)
-        fitting.pop(worker, None)
         if fits:
-            told[worker], fitting[worker] = fits, self.steady + remembers_ms
-        for gone in self.until(f"fitting:{model}", self.steady):
-            del fitting[gone], told[gone]
+            told[worker] = fits
+        for priority, key in zip(PREFERRED, fitting, strict=True):
+            self.keys[key].pop(worker, None)
+            if fits and priority in priorities:
+                self.keys[key][worker] = self.steady + remembers_ms
+            for gone in self.until(key, self.steady):
+                del self.keys[key][gone]
+        for gone in told.keys() - {each for key in fitting for each in self.keys[key]}:
+            del told[gone]
         for gone in self.until(f"workers:{model}", self.steady):
             del workers[gone]
             entries.pop(gone, None)

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+from adaspa_api.words import Priority
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import JobParams
@@ -12,6 +13,7 @@ from adaspa_jobs.store import JobStore
 from adaspa_service.errors import ApiError
 from adaspa_service.gateway.memory import check_fits
 from admitting import create
+from claiming import FAILURE
 from faults import let_time_pass
 from running_gateway import Service
 from tiny_wan import model_spec
@@ -94,6 +96,22 @@ def test_a_job_waits_for_a_worker_with_more_memory_that_restarts(
     let_time_pass(store.client, store.unserved_seconds)
     assert claimed() == job.id, "no such worker has been there for as long as jobs wait for any"
     assert store.client.hkeys("adaspa:fits:tiny") == store.client.zrange("adaspa:fitting:tiny", 0, -1) == [b"small"]
+
+
+def test_a_job_does_not_wait_for_a_worker_with_more_memory_that_leaves_its_queue_to_others(
+    store: JobStore, params: Callable[..., JobParams]
+) -> None:
+    small, large = (Fits(limit=limit, frames={"": {"128x128": frames}}) for limit, frames in ((1, 5), (2, 9)))
+    asked = params(model="tiny", width=128, height=128, num_frames=9)
+    bulk, other = (create(store, asked, priority=each) for each in (Priority.bulk, Priority.interactive))
+    store.announce(TINY, "large", [Priority.interactive], fits=large)
+    store.announce(TINY, "small", fits=small)
+    first = store.claim("tiny", "small", "p")
+    assert first is not None and first.job.id == bulk.id
+    store.fail(first, FAILURE)
+    assert store.claim("tiny", "small", "p") is None, "this one waits"
+    second = store.claim("tiny", "large", "p", [Priority.interactive])
+    assert second is not None and second.job.id == other.id
 
 
 def worker(gib: float, **most: int) -> Fits:

@@ -40,7 +40,8 @@
 --   workers:{model}  zset    its workers, the same way
 --   serving:{queue}  zset    those of them that serve this queue
 --   fits:{model}     hash    by worker, what fits into its memory (JSON), of those that say so
---   fitting:{model}  zset    these workers by the time (ms) until which what fits there is left to them, though they are gone
+--   fitting:{queue}  zset    those of them that serve this queue by the time (ms) until which what fits there is left to
+--                            them, though they are gone
 --   rung             hash    by queue, when (ms) a worker was last told to ring its bells
 --   set_aside        list    ids of jobs that were taken out of queues and leases because their records cannot be read
 --   events:{id}      stream  a job's transitions and steps

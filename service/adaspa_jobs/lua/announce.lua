@@ -10,6 +10,10 @@ local function serving(priority)
   return PREFIX .. 'serving:' .. queue_of(model, priority)
 end
 
+local function fitting(priority)
+  return PREFIX .. 'fitting:' .. queue_of(model, priority)
+end
+
 -- Workers of a model may have different entries, as while a catalog is changed: the one that came last counts, until its
 -- worker is gone.
 local workers, entries, digest = PREFIX .. 'workers:' .. model, PREFIX .. 'entries:' .. model, redis.sha1hex(CONTENT)
@@ -24,18 +28,6 @@ redis.call('HSET', entries, worker, digest)
 redis.call('HSETNX', PREFIX .. 'served_since', model, seconds(now()))
 redis.call('ZADD', PREFIX .. 'served_until', int(steady() + A.holds_ms), model)
 redis.call('ZADD', workers, counts, worker)
-local told, fitting = PREFIX .. 'fits:' .. model, PREFIX .. 'fitting:' .. model
-if A.fits then
-  redis.call('HSET', told, worker, A.fits)
-  redis.call('ZADD', fitting, int(steady() + A.remembers_ms), worker)
-else
-  redis.call('HDEL', told, worker)
-  redis.call('ZREM', fitting, worker)
-end
-for _, gone in ipairs(redis.call('ZRANGE', fitting, '-inf', int(steady()), 'BYSCORE')) do
-  redis.call('HDEL', told, gone)
-  redis.call('ZREM', fitting, gone)
-end
 for _, gone in ipairs(redis.call('ZRANGE', workers, '-inf', int(steady()), 'BYSCORE')) do
   redis.call('HDEL', entries, gone)
   redis.call('ZREM', workers, gone)
@@ -63,6 +55,26 @@ redis.call('HSET', PREFIX .. 'served_at', unpack(served_at))
 for _, priority in ipairs(PRIORITIES) do
   if not serves[priority] then
     redis.call('ZREM', serving(priority), worker)
+  end
+  if serves[priority] and A.fits then
+    redis.call('ZADD', fitting(priority), int(steady() + A.remembers_ms), worker)
+  else
+    redis.call('ZREM', fitting(priority), worker)
+  end
+end
+
+local told = PREFIX .. 'fits:' .. model
+if A.fits then
+  redis.call('HSET', told, worker, A.fits)
+else
+  redis.call('HDEL', told, worker)
+end
+for i, priority in ipairs(PRIORITIES) do
+  for _, gone in ipairs(redis.call('ZRANGE', fitting(priority), '-inf', int(steady()), 'BYSCORE')) do
+    redis.call('ZREM', fitting(priority), gone)
+    if not redis.call('ZSCORE', fitting(PRIORITIES[3 - i]), gone) then
+      redis.call('HDEL', told, gone)
+    end
   end
 end
 return bells

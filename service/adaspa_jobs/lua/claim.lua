@@ -33,20 +33,18 @@ local function fits(told, id)
   return not most or (tonumber(asked.num_frames) or 0) <= most
 end
 
-local function is_for_others(id)
+-- Only those that serve its queue: others would never take it. One that is gone may come back, as after a restart, and its
+-- jobs would end out of memory here.
+local function is_for_others(id, queue)
   local own = redis.call('HGET', PREFIX .. 'fits:' .. model, worker)
   if fits(own, id) then
     return false
   end
-  for _, other in ipairs(redis.call('ZRANGE', PREFIX .. 'workers:' .. model, int(steady()), '+inf', 'BYSCORE')) do
-    if fits(redis.call('HGET', PREFIX .. 'fits:' .. model, other), id) then
-      return true
-    end
-  end
-  -- One that is gone may come back, as after a restart, and its jobs would end out of memory here.
-  for _, other in ipairs(redis.call('ZRANGE', PREFIX .. 'fitting:' .. model, int(steady()), '+inf', 'BYSCORE')) do
-    if fits(redis.call('HGET', PREFIX .. 'fits:' .. model, other), id) then
-      return true
+  for _, kind in ipairs({ 'serving:', 'fitting:' }) do
+    for _, other in ipairs(redis.call('ZRANGE', PREFIX .. kind .. queue, int(steady()), '+inf', 'BYSCORE')) do
+      if fits(redis.call('HGET', PREFIX .. 'fits:' .. model, other), id) then
+        return true
+      end
     end
   end
   return false
@@ -80,7 +78,7 @@ end
 
 -- What an attempt needs to know of a waiting job, and whether this worker may run it.
 local passed
-local function look_at(id)
+local function look_at(id, queue)
   local fields, whole = read(id)
   local lacks = whole and lacking(fields.params)
   if not whole then
@@ -89,7 +87,7 @@ local function look_at(id)
     passed = id .. ' of a later version'
   elseif lacks then
     passed = id .. ' ' .. lacks
-  elseif not is_for_others(id) then
+  elseif not is_for_others(id, queue) then
     know(id, fields.owner, fields.model, fields.priority, fields.cost)
     return { id = id, attempt = fields.attempt, params = fields.params, started_at = fields.started_at }
   end
@@ -99,7 +97,7 @@ end
 local function first_of(queue)
   for _, part in ipairs({ { 0, 0 }, { 0, LOOKED_AT - 1 } }) do
     for _, id in ipairs(redis.call('ZRANGE', PREFIX .. 'waiting:' .. queue, part[1], part[2])) do
-      local found = look_at(id)
+      local found = look_at(id, queue)
       if found then
         return found
       end
