@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
@@ -691,6 +692,9 @@ def test_the_workers_probe_command_runs(tmp_path: Path) -> None:
     assert subprocess.run(run, env=env, capture_output=True, check=False).returncode == 1
     heartbeat.touch()
     assert subprocess.run(run, env=env, capture_output=True, check=False).returncode == 0
+    os.utime(heartbeat, 2 * (time.time() + 3600,))
+    set_back = subprocess.run(run, env=env, capture_output=True, text=True, check=False)
+    assert set_back.returncode == 1 and "s ahead of the clock" in set_back.stderr
 
 
 @pytest.fixture

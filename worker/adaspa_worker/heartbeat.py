@@ -35,6 +35,8 @@ def main() -> None:
         raise SystemExit(f"{path}: no heartbeat yet") from None
     if age > limit:
         raise SystemExit(f"{path}: the last heartbeat was {age:.0f} s ago")
+    if age < -limit:  # a clock was set back: a worker that lives has the right time within seconds
+        raise SystemExit(f"{path}: the last heartbeat is {-age:.0f} s ahead of the clock")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from browser import OpenTab, assert_accessible, clip
 from drawn import picture
 from filmed import filmed
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 from recorded import recorded
 from running_gateway import Service
 from waiting import until
@@ -110,6 +110,32 @@ def test_a_refused_image_stands_at_its_field_and_a_model_of_texts_has_none(page:
     page.wait_for_url("**/#video_*")
     page.goto("about:blank")  # the gateway is never done with a page that follows a job
     assert service.messages() == 1
+
+
+def test_an_image_that_takes_long_to_send_is_stopped_and_sent_again(page: Page, service: Service) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.goto(service.url)
+    page.get_by_label("Prompt", exact=True).fill("a red circle")
+    stop = page.get_by_role("button", name="Stop sending")
+    expect(stop).to_have_count(0)
+    page.get_by_label("First frame", exact=True).set_input_files(FILE)  # type: ignore[arg-type]
+    page.route("**/videos", hold)
+    with page.expect_request("**/videos"):
+        page.get_by_role("button", name="Generate video").click()
+    assert_accessible(page)
+    with page.expect_event("requestfailed"):
+        stop.press("Enter")
+    expect(page.get_by_role("button", name="Generate video")).to_be_focused()
+    expect(page.locator("#form-error")).to_be_empty()
+    expect(stop).to_have_count(0)
+    page.unroute("**/videos", hold)
+    page.get_by_role("button", name="Generate video").click()
+    page.wait_for_url("**/#video_*")
+    assert len(held) == len(service.http.get("/videos").json()["data"]) == 1
 
 
 def test_a_video_is_chosen_seen_and_sent_again(page: Page, service: Service) -> None:

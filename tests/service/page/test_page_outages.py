@@ -53,6 +53,27 @@ def test_a_file_that_cannot_be_had_is_told_and_tried_again(
     expect(page.locator("video")).to_be_focused()
 
 
+def test_a_comparison_and_a_batch_say_which_file_cannot_be_had(
+    page: Page, service: Service, settings: Settings, tmp_path: Path
+) -> None:
+    whole = finished(service, tmp_path)
+    (kept,) = Path(settings.storage_url).rglob("video.mp4")
+    missing = finished(service, tmp_path)
+    (file,) = set(Path(settings.storage_url).rglob("video.mp4")) - {kept}
+    aside = file.rename(tmp_path / "aside")
+    page.goto(f"{service.url}/#batch={missing},{whole}")
+    expect(page.locator(".batch li").first).to_contain_text("The file of this video no longer exists.")
+    assert page.locator(".batch video").evaluate(PLAYED) > 0
+    assert_accessible(page)
+    page.goto(f"{service.url}/#compare={missing},{whole}")
+    expect(page.locator("#job")).to_contain_text("The file of this video no longer exists.")
+    again = page.get_by_role("button", name="Try again")
+    expect(again).to_be_visible()
+    aside.rename(file)
+    again.click()
+    assert page.locator(".compare video").first.evaluate(PLAYED) > 0
+
+
 def test_a_picture_that_could_not_be_had_comes_to_the_gallery_by_itself(
     page: Page, service: Service, tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 import { DONE, lookIfThere, preview, rest } from "./api.js";
 import { el } from "./dom.js";
 import { failure } from "./errors.js";
-import { frame, media } from "./player.js";
+import { frame, media, trouble } from "./player.js";
 import { sentence } from "./running.js";
 import { heading, name, put } from "./stage.js";
 
@@ -43,12 +43,16 @@ function cell(video) {
     bar.value = now.progress;
     bar.hidden = DONE.includes(now.status);
     viewer.classList.toggle("waiting", !bar.hidden && !seen);
-    if (now.status === "completed") viewer.replaceChildren(await media(now, { autoplay: true }));
+    if (now.status === "completed") await play(now);
     else if (now.preview_url && now.preview_url !== seen) {
       seen = now.preview_url;
       picture.src = await preview(seen);
       picture.hidden = false;
     }
+  };
+  const play = async (now) => {
+    const failed = async () => viewer.replaceChildren(await trouble(now));
+    await media(now, { autoplay: true, onerror: failed }).then((shown) => viewer.replaceChildren(shown), failed);
   };
   return { element: el("li", {}, link, bar), update };
 }

@@ -2,7 +2,7 @@
 import { DONE, lookIfThere, rest } from "./api.js";
 import { el } from "./dom.js";
 import { about, seconds } from "./format.js";
-import { frame, media, moves } from "./player.js";
+import { frame, media, moves, trouble } from "./player.js";
 import { sentence } from "./running.js";
 import { heading, name, put, speak } from "./stage.js";
 import { time } from "./steps.js";
@@ -22,8 +22,7 @@ export const compare = (ids, onEnded) => async (signal, onDrawn) => {
     if (first) name(`Compare: ${videos[1].prompt}`);
     const done = videos.every(({ status }) => DONE.includes(status));
     if (videos.every(({ status }) => status === "completed")) {
-      const elements = await both(videos, signal);
-      if (!signal.aborted) put(...elements);
+      await show(videos, signal);
     } else {
       wait ??= waiting(videos);
       wait.update(videos);
@@ -62,8 +61,18 @@ function state(video) {
   return DONE.includes(video.status) ? `This video ${video.status === "failed" ? "failed" : "was cancelled"}.` : sentence(video);
 }
 
-async function both(videos, signal) {
-  const shown = await Promise.all(videos.map((video) => media(video, { autoplay: false, loop: false })));
+async function show(videos, signal) {
+  const failed = async (video) => {
+    const told = await trouble(video, () => show(videos, signal));
+    if (!signal.aborted) put(told);
+  };
+  const elements = await both(videos, signal, failed);
+  if (elements && !signal.aborted) put(...elements);
+}
+
+async function both(videos, signal, failed) {
+  const shown = await Promise.all(videos.map((video) => media(video, { autoplay: false, loop: false, onerror: () => failed(video) }).catch(() => failed(video))));
+  if (!shown.every(Boolean)) return null;
   const slider = el("input", { type: "range", min: 0, max: 100, step: "any", value: 50, className: "divider", aria: { label: "Divider between dense and AdaSpa" } });
   const viewer = frame(videos[0], el("div", { className: "side" }, shown[0], el("span", { className: "tag", textContent: NAMES[0] })),
     el("div", { className: "side ours" }, shown[1], el("span", { className: "tag", textContent: NAMES[1] })), el("i", { className: "handle", aria: { hidden: true } }), slider);

@@ -154,17 +154,25 @@ export async function submit() {
   const fields = { prompt: "", ...values(offered()) };
   if (fields.n === 1) delete fields.n; // the answer is one job then, not a list
   const path = remixed ? `/videos/${remixed.id}/remix` : "/videos";
+  const files = chosen(offered());
+  const sending = new AbortController();
   $("#generate").disabled = true;
+  $("#stop").hidden = !Object.keys(files).length; // texts are sent at once
+  $("#stop").onclick = () => sending.abort();
   try {
     const headers = { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` };
-    const made = await json("POST", path, { body: body(fields, chosen(offered())), headers });
+    const made = await json("POST", path, { body: body(fields, files), headers, signal: sending.signal });
     endRemix();
     return made.object === "list" ? made.data : [made];
   } catch (error) {
+    if (sending.signal.aborted) return [];
     if (!(error instanceof ApiError)) throw error;
     if (error.status !== 401) fail(error.param, said(error, rules(drawn)[error.param], fields[error.param]));
   } finally {
+    const focused = document.activeElement === $("#stop");
     $("#generate").disabled = false;
+    $("#stop").hidden = true;
+    if (focused) $("#generate").focus();
   }
   return [];
 }

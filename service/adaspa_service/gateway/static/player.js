@@ -19,23 +19,23 @@ export function frame(video, ...children) {
 
 export async function player(video) {
   const viewer = frame(video);
-  const show = async () => {
-    const shown = await media(video, { controls: true, autoplay: true });
-    shown.addEventListener("error", failed, { once: true });
-    viewer.replaceChildren(shown);
-  };
+  const show = async () => viewer.replaceChildren(await media(video, { controls: true, autoplay: true, onerror: failed }));
+  const retry = () => show().then(() => viewer.firstElementChild.focus(), failed);
   const failed = async () => {
-    const text = el("p", { className: "error", role: "alert", textContent: await reason(video) });
-    const again = el("button", { type: "button", textContent: "Try again" });
-    again.onclick = () => show().then(() => viewer.firstElementChild.focus(), failed);
+    const told = await trouble(video, retry);
     const focused = viewer.contains(document.activeElement);
-    viewer.replaceChildren(el("div", { className: "trouble" }, text, again));
-    if (focused) again.focus();
+    viewer.replaceChildren(told);
+    if (focused) told.querySelector("button").focus();
   };
   await show().catch(failed);
   return viewer;
 }
 
-// Why nothing plays: an element does not tell, but the service does if its file cannot be had.
-const reason = (video) => call("GET", fileUrl(video.id, "video"), { headers: { Range: "bytes=0-0" } })
-  .then(() => "This browser cannot play the video. Download it instead.", said);
+// What stands in the place of a video that does not play: why, which an element does not tell, but the service does if its
+// file cannot be had, and a way to try again.
+export async function trouble(video, retry) {
+  const text = await call("GET", fileUrl(video.id, "video"), { headers: { Range: "bytes=0-0" } })
+    .then(() => "This browser cannot play the video. Download it instead.", said);
+  return el("div", { className: "trouble" }, el("p", { className: "error", role: "alert", textContent: text }),
+    retry ? el("button", { type: "button", textContent: "Try again", onclick: retry }) : null);
+}
