@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +20,7 @@ from adaspa_jobs.primary import NotPrimary, NoWrites, Primary
 from adaspa_jobs.redis_url import RedisAddress
 from adaspa_jobs.settings import Settings
 from adaspa_service.gateway import body, connections
-from adaspa_service.webhooks.addresses import Addresses, AddressRefused, LookupFailed
+from adaspa_service.webhooks.addresses import OWNER_LOOKUPS, Addresses, AddressRefused, LookupFailed
 from drawn import picture
 from http_server import answering
 from redis.exceptions import MasterDownError, ReadOnlyError, ResponseError
@@ -202,7 +203,23 @@ class Names(Scene):
                     assert error is None and told == found, f"{found} is {told}"
             assert asked == ["a.example"] * 2, f"a name is looked up {len(asked)} times for two attempts"
             addresses.close()
+        with patch("adaspa_service.webhooks.addresses.RESOLVE_SECONDS", 0.5):
+            asyncio.run(self.crowded())
         self.moved()
+
+    async def crowded(self) -> None:
+        """Lookups that do not end: whoever waits for a turn behind them waits as long as a lookup may take."""
+        over = threading.Event()
+        addresses = Addresses((), lambda *_: ["93.184.216.34"] if over.wait() else [])
+        asked = [
+            asyncio.create_task(addresses.of(f"{number}.example", 443, "owner")) for number in range(OWNER_LOOKUPS + 2)
+        ]
+        _, waiting = await asyncio.wait(asked, timeout=30)
+        over.set()
+        assert not waiting, f"of lookups that may take half a second {len(waiting)} are waited for after 30 s"
+        for task in asked:
+            assert isinstance(task.exception(), LookupFailed), f"a lookup that does not end: {task.exception()!r}"
+        addresses.close()
 
     def moved(self) -> None:
         """A name that led outside when its video was asked for leads inside when its event is due."""
