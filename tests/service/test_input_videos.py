@@ -1,11 +1,13 @@
 """A video in a request, which the one that is made goes on from: how it is taken, what is kept, what is refused."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import av
@@ -235,6 +237,49 @@ def test_a_frame_that_is_broken_is_refused_though_the_file_is_whole(service: Ser
     film[begin : packet.pos + packet.size] = bytes(packet.pos + packet.size - begin)
     check_refused(service, post(service, start_video=video_uri(bytes(film))), 400, "start_video", "damaged")
     assert service.parts.storage.keys("") == []
+
+
+@pytest.mark.parametrize("number", [4, 12, 16, 22, 24, 36])
+def test_a_video_is_refused_where_a_frame_is_broken_by_which_others_are_decoded(service: Service, number: int) -> None:
+    """It is none of those that are taken; H.264's decoder makes up what it lacks."""
+    film = bytearray(filmed(40, 2 * FPS))
+    with av.open(BytesIO(film)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    packet = next(each for each in packets if (each.pts or 0) * (each.time_base or 0) == Fraction(number, 2 * FPS))
+    assert packet.pos is not None
+    begin, end = packet.pos + packet.size // 3, packet.pos + packet.size
+    film[begin:end] = Random(number).randbytes(end - begin)
+    response = post(service, start_video=video_uri(bytes(film)))
+    told = f"start_video: is damaged at {number / (2 * FPS):.2f} s; allowed: a video without damage"
+    check_refused(service, response, 400, "start_video", told)
+
+
+@pytest.mark.parametrize("number", [18, 23, 27])
+def test_a_frame_that_the_decoder_leaves_out_is_named_by_its_time(service: Service, number: int) -> None:
+    film = bytearray(filmed(33, codec="libx265"))
+    with av.open(BytesIO(film)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    packet = next(each for each in packets if (each.pts or 0) * (each.time_base or 0) == Fraction(number, FPS))
+    assert packet.pos is not None
+    film[packet.pos + 4] |= 0x80  # no HEVC has such a unit
+    response = post(service, start_video=video_uri(bytes(film)))
+    check_refused(service, response, 400, "start_video", "s; allowed: a video without damage")
+    told = re.search(r"is damaged at (\d\.\d\d) s", response.json()["error"]["message"])
+    assert told and abs(float(told[1]) - number / FPS) < 0.6, "frames are decoded in another order"
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx", "libvpx-vp9"])
+@pytest.mark.parametrize("lacking", [1, 5])
+def test_a_video_may_begin_behind_its_first_keyframe(service: Service, codec: str, lacking: int) -> None:
+    """As a stream from which a part was cut, also within frames that go by the keyframe behind them (open GOP)."""
+    found = BytesIO()
+    with av.open(BytesIO(filmed(40, kind="matroska", codec=codec))) as whole, av.open(found, "w", "matroska") as cut:
+        stream = cut.add_stream_from_template(whole.streams.video[0])
+        for packet in [packet for packet in whole.demux(video=0) if packet.size][lacking:]:
+            packet.stream = stream
+            cut.mux(packet)
+    frames = kept(service, post(service, start_video=video_uri(found.getvalue())).json())
+    assert [number_of(frame) for frame in frames] == list(range(40 - TAKEN, 40))
 
 
 def test_frames_are_taken_at_the_asked_rate(service: Service) -> None:

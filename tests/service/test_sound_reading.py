@@ -1,7 +1,10 @@
 """How a sound is read: by its first bytes, up to the asked length, and what tells that some of it is missing."""
 
+import re
+from functools import cache
 from io import BytesIO
 from pathlib import Path
+from random import Random
 from tempfile import NamedTemporaryFile
 from typing import Any
 
@@ -126,6 +129,72 @@ def test_a_sound_that_was_cut_off_is_taken_as_far_as_what_is_asked_for_is_there(
     for seconds in (3.7, 6.0, 60.0):
         assert "is damaged or incomplete" in reading.refused(whole[:at], seconds)
     assert reading.samples(whole, 60).shape[1] == 6 * 44_100
+
+
+KINDS = [("flac", "flac"), ("ogg", "libopus"), ("mp3", "libmp3lame"), ("adts", "aac"), ("ipod", "aac")]
+
+
+@cache
+def six_seconds(kind: str, codec: str) -> tuple[bytes, list[tuple[int, float]]]:
+    """A sound, and where its packets are: the byte and the second at which each begins."""
+    whole = recorded(kind, codec, rate=48_000, seconds=6)
+    with av.open(BytesIO(whole)) as container:
+        found = [
+            (packet.pos, float((packet.pts or 0) * (packet.time_base or 0)))
+            for packet in container.demux(audio=0)
+            if packet.size and packet.pos is not None
+        ]
+    return whole, found
+
+
+@pytest.mark.parametrize(("kind", "codec"), KINDS)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_sound_is_refused_where_it_is_damaged(reading: Reading, kind: str, codec: str, seed: int) -> None:
+    """FLAC and Ogg by their checksums: FFmpeg leaves out what is wrong. Others where they cannot be decoded."""
+    whole, packets = six_seconds(kind, codec)
+    at, seconds = Random(seed).choice([each for each in packets if 1.5 < each[1] < 4.5])
+    damaged = bytearray(whole)
+    if kind in ("flac", "ogg"):
+        damaged[at + 60] ^= 1 << seed
+    else:
+        damaged[at + 4 : at + 400] = bytes(396)
+    told = re.fullmatch(
+        r"is damaged at (\d\.\d\d) s; allowed: a sound without damage", reading.refused(bytes(damaged), 6)
+    )
+    assert told and abs(float(told[1]) - seconds) < (1.1 if kind == "ogg" else 0.5), "a page of an Ogg has a second"
+    assert reading.samples(bytes(damaged), 0.5).shape[1] == 24_000, "what is not needed is not looked at"
+
+
+@pytest.mark.parametrize(("kind", "codec"), KINDS[:-1])
+def test_damage_at_the_end_of_a_sound_ends_it(reading: Reading, kind: str, codec: str) -> None:
+    """As if it had been cut off there."""
+    whole, packets = six_seconds(kind, codec)
+    damaged = bytearray(whole)
+    damaged[packets[-1][0] + 10 : -1] = bytes(len(whole) - packets[-1][0] - 11)
+    assert 4.5 < reading.samples(bytes(damaged), 60).shape[1] / 48_000 < 6.1
+
+
+@pytest.mark.parametrize("number", [60, 100, 150, -1])
+def test_a_sound_may_end_within_a_frame(reading: Reading, number: int) -> None:
+    whole, packets = six_seconds("adts", "aac")
+    at, seconds = packets[number]
+    assert reading.samples(whole[: at + 40], 60).shape[1] / 48_000 == pytest.approx(seconds, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "more", [b"TAG" + bytes(125), bytes(1000), Random(1).randbytes(300)], ids=["tag", "0", "noise"]
+)
+@pytest.mark.parametrize(("kind", "codec"), KINDS)
+def test_what_follows_a_sound_is_none_of_it(reading: Reading, kind: str, codec: str, more: bytes) -> None:
+    whole, _ = six_seconds(kind, codec)
+    assert reading.samples(whole + more, 60).shape == reading.samples(whole, 60).shape
+
+
+def test_an_ogg_may_have_one_sound_after_another(reading: Reading) -> None:
+    """As radio stations chain them (RFC 3533, section 4); the time of the second one begins anew."""
+    whole, _ = six_seconds("ogg", "libopus")
+    alone, both = (reading.samples(sound, 60).shape[1] for sound in (whole, whole + whole))
+    assert both == pytest.approx(2 * alone, abs=1000)
 
 
 def sound_file(kind: str, codec: str, seconds: float, options: dict[str, str]) -> bytes:

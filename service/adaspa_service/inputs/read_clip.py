@@ -19,7 +19,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
 from adaspa_service.inputs.images import fitted
-from adaspa_service.inputs.reader import MOV, read, say
+from adaspa_service.inputs.reader import MOV, codec_of, damaged, read, say
 from adaspa_service.inputs.source import InputRefused
 
 EBML = b"\x1a\x45\xdf\xa3"
@@ -58,11 +58,7 @@ def stream_of(container: Any, max_pixels: int) -> Any:
     if not streams:
         raise InputRefused(f"contains no video; allowed: {Kind.video.taken}")
     stream = streams[0]
-    codec = stream.codec_context
-    if codec is None:
-        raise InputRefused(f"is damaged, or in an unknown codec; allowed: {Kind.video.taken}")
-    if codec.name not in DECODERS:
-        raise InputRefused(f"is in {codec.name}; allowed: {Kind.video.taken}")
+    codec = codec_of(stream, Kind.video, DECODERS)
     check_pixels(codec.width, codec.height, max_pixels)
     return stream
 
@@ -123,9 +119,14 @@ def nearest(times: list[int], wanted: Fraction) -> int:
 
 
 def decoded(file: IO[bytes], packets: list[Seen], wanted: list[int], max_pixels: int) -> Iterator[Image.Image]:
-    """Decode the upright frames of these times. Raises InputRefused: one is broken."""
+    """Decode the upright frames of these times.
+
+    Raises:
+        InputRefused: the decoder tells of damage to one of them, or to a frame before them that they are decoded by.
+    """
     alone = [number for number, packet in enumerate(packets) if packet.alone and packet.time <= wanted[0]]
     begin = max(alone, default=0)  # those before it may be among what is not shown
+    shown = min(packet.time for packet in packets)
     missing = set(wanted)
     with container_of(file) as container:
         stream = stream_of(container, max_pixels)
@@ -136,17 +137,23 @@ def decoded(file: IO[bytes], packets: list[Seen], wanted: list[int], max_pixels:
             number += counted
             if counted and number <= begin:
                 continue
-            for frame in packet.decode():
+            try:
+                frames = packet.decode()
+            except av.InvalidDataError as error:
+                if packet.pts is None:
+                    raise
+                raise damaged(Kind.video, (packet.pts - shown) * stream.time_base) from error
+            for frame in frames:
+                if frame.is_corrupt:
+                    raise damaged(Kind.video, (frame.pts - shown) * stream.time_base)
                 if frame.pts not in missing:
                     continue
                 missing.remove(frame.pts)
                 check_pixels(frame.width, frame.height, max_pixels)
-                if frame.is_corrupt:
-                    raise InputRefused(BROKEN)
                 yield upright(frame, stream.sample_aspect_ratio)
             if not missing:
                 return
-    raise InputRefused(BROKEN)
+        raise damaged(Kind.video, (min(missing) - shown) * stream.time_base)
 
 
 def upright(frame: Any, aspect: Fraction | None) -> Image.Image:

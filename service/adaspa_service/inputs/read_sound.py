@@ -13,7 +13,7 @@ import av
 import numpy as np
 from adaspa_api.words import Kind
 
-from adaspa_service.inputs.reader import MOV, read, say
+from adaspa_service.inputs.reader import MOV, codec_of, damaged, read, say
 from adaspa_service.inputs.source import InputRefused
 
 DECODERS = ("flac", "mp3float", "mp3", "aac", "alac", "opus", "vorbis")
@@ -24,6 +24,11 @@ CUT_OFF_SECONDS = 0.5
 """Seconds by which a file may be shorter than it says: padding of its codec, and rounding."""
 LAYOUTS = {1: "mono", 2: "stereo"}
 """Layouts by the number of channels."""
+COUNTED = ("flac", "ogg")
+"""Formats with checksums, by which FFmpeg leaves out what is damaged, and with the number of samples up to each part: a
+gap is damage (RFC 9639, section 9.1; RFC 7845, section 4.1)."""
+GAP_SECONDS = 0.015
+"""Longest gap that is none: FFmpeg tells the time of some packets in Vorbis, or between two sounds, 10 ms late."""
 STREAMED = (0, 0xFFFFFFFF)
 """Length of a WAV file that was not known when its head was written."""
 RATES = range(8_000, 192_001)
@@ -65,11 +70,7 @@ def stream_of(container: Any) -> Any:
     if not container.streams.audio:
         raise InputRefused(f"contains no sound; allowed: {Kind.audio.taken}")
     stream = container.streams.audio[0]
-    codec = stream.codec_context
-    if codec is None:
-        raise InputRefused(f"is damaged, or in an unknown codec; allowed: {Kind.audio.taken}")
-    if codec.name not in (*DECODERS, *PCM):
-        raise InputRefused(f"is in {codec.name}; allowed: {Kind.audio.taken}")
+    codec = codec_of(stream, Kind.audio, (*DECODERS, *PCM))
     if codec.channels not in LAYOUTS:
         raise InputRefused(f"has {codec.channels} channels; allowed: mono or stereo")
     if codec.sample_rate not in RATES:
@@ -78,21 +79,47 @@ def stream_of(container: Any) -> Any:
     return stream
 
 
+def frames_of(container: Any, stream: Any) -> Iterator[list[Any] | None]:
+    """Decode each packet to its frames; None for what cannot be read or decoded."""
+    try:
+        for packet in container.demux(stream):
+            try:
+                yield packet.decode()
+            except av.InvalidDataError:
+                yield None
+    except av.InvalidDataError:
+        yield None
+        yield from (packet.decode() for packet in container.demux(stream))  # what is left, or nothing
+
+
 def decoded(container: Any, stream: Any, count: int) -> Iterator[np.ndarray]:
-    """Decode the first samples, float32 [channels, samples]. Raises InputRefused if one is no number."""
+    """Decode the first samples, float32 [channels, samples]. Damage with nothing behind it ends the sound.
+
+    Raises:
+        InputRefused: there is damage within it, or a sample is no number.
+    """
     codec = stream.codec_context
+    if codec.name == "flac":
+        codec.options = {"err_detect": "crccheck+explode"}
     rate = codec.sample_rate
     as_float = av.AudioResampler(format="fltp", layout=LAYOUTS[codec.channels], rate=rate)
-    found = 0
-    for frame in container.decode(stream):
-        if frame.sample_rate != rate or frame.is_corrupt:
-            raise InputRefused(BROKEN)
-        for part in as_float.resample(frame):
-            samples = part.to_ndarray()[:, : count - found]
-            if not np.isfinite(samples).all():
-                raise InputRefused("has samples that are no numbers; allowed: finite samples")
-            found += samples.shape[1]
-            yield samples
+    counted = container.format.name in COUNTED
+    found, due, broken = 0, None, False
+    for frames in frames_of(container, stream):
+        broken |= frames is None
+        for frame in frames or ():
+            time = due if frame.time is None else frame.time
+            if broken or frame.is_corrupt or (counted and due is not None and time - due > GAP_SECONDS):
+                raise damaged(Kind.audio, found / rate)
+            due = None if time is None else time + frame.samples / rate
+            if frame.sample_rate != rate:
+                raise InputRefused(BROKEN)
+            for part in as_float.resample(frame):
+                samples = part.to_ndarray()[:, : count - found]
+                if not np.isfinite(samples).all():
+                    raise InputRefused("has samples that are no numbers; allowed: finite samples")
+                found += samples.shape[1]
+                yield samples
         if found == count:
             return
 
