@@ -28,6 +28,8 @@ class QueueLoad:
     """Number of live workers that serve this queue."""
     elapsed: list[tuple[float, float]]
     """Seconds since the attempt began, and cost, for each job these workers run, from either queue."""
+    fits: tuple[Fits | None, ...] = ()
+    """Contents that fit into the memory of each of these workers; None if it does not say."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,6 @@ class Load:
     bulk_share: float
     since: int | None = None
     """Time at which a worker announced it first, in Unix seconds; None if none has."""
-    fits: tuple[Fits | None, ...] = ()
-    """Contents that fit into the memory of each live worker; None if it does not say."""
 
     @property
     def waiting(self) -> int:
@@ -124,7 +124,7 @@ class Counts:
 
     def load(self, model: str) -> Load:
         """Count the model's waiting and running jobs and its workers."""
-        workers, paces, running, queues, since, fits = self._scripts.run("load", model=model)
+        workers, paces, running, queues, since = self._scripts.run("load", model=model)
         return Load(
             workers=workers,
             pace=median(map(float, paces)) if paces else None,
@@ -136,14 +136,14 @@ class Counts:
                     max(0.0, int(oldest_ms) / 1000),
                     serving,
                     [(float(seconds), float(of)) for seconds, of, *serves in running if serves[number]],
+                    tuple(map(Fits.read, fits)),
                 )
-                for number, (priority, (waiting, cost, oldest_ms, serving)) in enumerate(
+                for number, (priority, (waiting, cost, oldest_ms, serving, fits)) in enumerate(
                     zip(Priority, queues, strict=True)
                 )
             },
             bulk_share=self.bulk_share,
             since=int(since) if since else None,
-            fits=tuple(map(Fits.read, fits)),
         )
 
     def room(self) -> Room | None:

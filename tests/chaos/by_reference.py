@@ -610,9 +610,6 @@ class Drawn:
         paces = wanted.keys.get(f"paces:{model}") or []
         self.near("pace", load.pace, median(paces) if paces else None)
         self.agree("announced since", load.since, wanted.keys["served_since"].get(model))
-        told = [wanted.keys[f"fits:{model}"].get(each) for each in wanted.ranked(f"workers:{model}") if each in live]
-        fits = [each and json.loads(each.model_dump_json()) for each in load.fits]
-        self.agree("what fits into workers", fits, told)
         for priority, queue in load.queues.items():
             name = queue_of(model, priority.value)
             waiting = wanted.keys[f"waiting:{name}"]
@@ -623,6 +620,11 @@ class Drawn:
             self.near("their cost", queue.cost, sum(wanted.job(each)["cost"] for each in waiting))
             self.near("how long the first has waited", queue.oldest_seconds, max(0, wanted.steady - arrived) / 1000)
             self.agree("workers of a queue", queue.workers, len(serving))
+            told = [
+                wanted.keys[f"fits:{model}"].get(each) for each in wanted.ranked(f"serving:{name}") if each in serving
+            ]
+            fits = [each and json.loads(each.model_dump_json()) for each in queue.fits]
+            self.agree("what fits into them", fits, told)
             held = [
                 ((wanted.steady - running[each]) / 1000, wanted.job(each)["cost"])
                 for each in wanted.ranked(f"running:{model}")

@@ -41,7 +41,7 @@ def test_a_request_is_refused_only_while_it_fits_into_no_live_worker(service: Se
     error = refusal(service, **whole)
     assert (error["code"], error["param"]) == ("does_not_fit", "num_frames")
     assert error["message"] == (
-        "num_frames: 9 frames at 128x128 need more memory than any worker of the model has (1 GiB); "
+        "num_frames: 9 frames at 128x128 need more memory than any worker of its queue has (1 GiB); "
         "allowed: up to 5 frames at 128x128 or up to 9 frames at 64x64"
     )
     assert refusal(service, **whole | {"quality": "exact"})["param"] == "size"
@@ -54,6 +54,15 @@ def test_a_request_is_refused_only_while_it_fits_into_no_live_worker(service: Se
         until(lambda: post(service, **whole).status_code == 200, "the larger worker may take it")
     service.store.announce(TINY, "other", fits=Fits(limit=2**28, frames={"": SMALL}))
     refusal(service, **whole)
+
+
+def test_a_request_is_refused_if_the_workers_into_which_it_fits_leave_its_queue_to_others(service: Service) -> None:
+    service.store.announce(TINY, "small", fits=Fits(limit=2**30, frames={"": SMALL}))
+    service.store.announce(TINY, "large", [Priority.interactive], fits=Fits(limit=2**31, frames={}))
+    until(lambda: "tiny" in [model["id"] for model in service.http.get("/models").json()["data"]], "it is served")
+    whole = {"size": "128x128", "num_frames": 9}
+    assert refusal(service, **whole, priority="bulk")["code"] == "does_not_fit"
+    assert post(service, **whole).status_code == 200
 
 
 def test_a_worker_leaves_a_job_to_another_one_only_if_it_fits_there(service: Service) -> None:
@@ -131,17 +140,17 @@ def worker(gib: float, **most: int) -> Fits:
         ([worker(1, s64=5)], None),  # which says nothing of that size
         (
             [worker(2.5, s128=0, s64=9), worker(1, s128=5, s64=5), worker(2, s128=3)],
-            "num_frames: 9 frames at 128x128 need more memory than any worker of the model has (2.5 GiB); "
+            "num_frames: 9 frames at 128x128 need more memory than any worker of its queue has (2.5 GiB); "
             "allowed: up to 5 frames at 128x128 or up to 9 frames at 64x64",
         ),
         (
             [worker(1, s64=9, s128=0), worker(2, s64=5, s128=0)],
-            "size: 9 frames at 128x128 need more memory than any worker of the model has (2 GiB); "
+            "size: 9 frames at 128x128 need more memory than any worker of its queue has (2 GiB); "
             "allowed: up to 9 frames at 64x64",
         ),
         (
             [worker(0.5, s64=0, s128=0)],
-            "size: 9 frames at 128x128 need more memory than any worker of the model has (0.5 GiB); "
+            "size: 9 frames at 128x128 need more memory than any worker of its queue has (0.5 GiB); "
             "allowed: nothing of what the model offers, until it has a worker with more memory",
         ),
     ],

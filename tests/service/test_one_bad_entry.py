@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import redis
+from adaspa_api.words import Priority
 from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.logs import AUDIT
@@ -201,9 +202,10 @@ def test_what_workers_announced_may_be_unreadable(
     told_by = {"worker": "not JSON", "odd": '{"frames": null}', "odder": '{"frames": {"": {"128x128": {}}}}'}
     told_by["later"] = '{"limit": 9, "frames": {}, "invented": 1}'
     for worker, told in told_by.items():
-        valkey.zadd("adaspa:workers:demo", {worker: 1e15})
+        for known in ("workers:demo", "serving:demo"):
+            valkey.zadd(f"adaspa:{known}", {worker: 1e15})
         valkey.hset("adaspa:fits:demo", worker, told)
-    assert [each for each in store.load("demo").fits if each] == [Fits(limit=9, frames={})]
+    assert [each for each in store.load("demo").queues[Priority.interactive].fits if each] == [Fits(limit=9, frames={})]
     job = create(store, params())
     for worker in told_by:
         lease = store.claim("demo", worker)

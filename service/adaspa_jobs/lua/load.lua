@@ -1,23 +1,24 @@
 -- How busy a model is: workers, the paces of its latest jobs, seconds that each running job has run, its cost, and for
 -- each queue whether its worker serves it (0 or 1); then for each of the queues the jobs that wait, their summed cost, how
--- long (ms) the first that came has waited, and the workers that serve it; then when (s) the model was announced first;
--- then what fits into each live worker's memory (JSON, or '' if it did not tell).
+-- long (ms) the first that came has waited, the workers that serve it, and what fits into the memory of each (JSON, or '' if
+-- it did not tell); then when (s) the model was announced first.
 -- model
 local model = A.model
 local names = { model, model .. ':bulk' }
 local workers = redis.call('ZRANGE', PREFIX .. 'workers:' .. model, int(steady()), '+inf', 'BYSCORE')
-local fits = {}
-for i, worker in ipairs(workers) do
-  fits[i] = redis.call('HGET', PREFIX .. 'fits:' .. model, worker) or ''
-end
 local queues = {}
 for i, queue in ipairs(names) do
+  local serving, fits = redis.call('ZRANGE', PREFIX .. 'serving:' .. queue, int(steady()), '+inf', 'BYSCORE'), {}
+  for j, worker in ipairs(serving) do
+    fits[j] = redis.call('HGET', PREFIX .. 'fits:' .. model, worker) or ''
+  end
   local oldest = redis.call('ZRANGE', PREFIX .. 'arrivals:' .. queue, 0, 0, 'WITHSCORES')[2]
   queues[i] = {
     redis.call('ZCARD', PREFIX .. 'waiting:' .. queue),
     redis.call('HGET', PREFIX .. 'backlog', queue) or '0',
     int(oldest and steady() - oldest or 0),
-    redis.call('ZCOUNT', PREFIX .. 'serving:' .. queue, int(steady()), '+inf'),
+    #serving,
+    fits,
   }
 end
 local running = {}
@@ -34,4 +35,4 @@ for i = 1, #began, 2 do
   end
 end
 return { #workers, redis.call('LRANGE', PREFIX .. 'paces:' .. model, 0, -1), running, queues,
-  redis.call('HGET', PREFIX .. 'served_since', model), fits }
+  redis.call('HGET', PREFIX .. 'served_since', model) }

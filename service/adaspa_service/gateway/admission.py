@@ -114,7 +114,7 @@ def check(state: AppState, caller: Caller, wanted: JobRequest) -> tuple[Priority
     spec, params, limit = wanted.spec, wanted.params[0], caller.max_in_flight
     cost = spec.cost(params)
     priority = resolve_priority(wanted.priority, spec, cost)
-    check_fits(params, state.loads.get(spec.id).fits)
+    check_fits(params, state.loads.get(spec.id).queues[priority].fits)
     if limit is not None and len(wanted.params) > limit:
         why = f"allowed: 1 to {limit}, the number of jobs that this key may have in flight"
         raise bad_field("n", f"n: {len(wanted.params)} is out of range; {why}")

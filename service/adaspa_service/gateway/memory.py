@@ -1,4 +1,4 @@
-"""Refusing a request that fits into the memory of no worker that serves its model."""
+"""Refusing a request that fits into the memory of no worker that serves its queue."""
 
 from collections.abc import Sequence
 
@@ -24,6 +24,6 @@ def check_fits(params: JobParams, workers: Sequence[Fits | None]) -> None:
             most[name] = max(frames, most.get(name, 0))
     fitting = [f"up to {frames} frames at {name}" for name, frames in most.items() if frames]
     field = "num_frames" if most[size] else "size"
-    why = f"{params.num_frames} frames at {size} need more memory than any worker of the model has ({largest:.3g} GiB)"
+    why = f"{params.num_frames} frames at {size} need more memory than any worker of its queue has ({largest:.3g} GiB)"
     allowed = " or ".join(fitting) or "nothing of what the model offers, until it has a worker with more memory"
     raise bad_field(field, f"{field}: {why}; allowed: {allowed}", "does_not_fit")
