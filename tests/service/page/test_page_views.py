@@ -1,9 +1,11 @@
 """The page for all who use it: by keyboard alone, on a phone, in the dark, and what the report's figures say."""
 
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from browser import PHONE, OpenTab, assert_accessible, finished
+from PIL import Image
 from playwright.sync_api import Page, expect
 from running_gateway import Service
 
@@ -154,3 +156,33 @@ def test_who_skips_to_the_video_still_has_it_after_a_reload(page: Page, service:
     expect(page.locator("#stage")).to_be_focused()
     page.reload()
     expect(page.locator("#job video")).to_be_visible()
+
+
+def test_what_is_wrong_is_in_view_wherever_one_has_scrolled_to(tab: OpenTab, service: Service) -> None:
+    for size in (PHONE, {"width": 1280, "height": 500}):
+        page = tab(viewport=size)
+        page.goto(f"{service.url}/#{service.create()['id']}")
+        expect(page.locator(".line")).to_be_visible()
+        page.locator("#gallery li").first.scroll_into_view_if_needed()
+        page.context.set_offline(True)
+        expect(page.locator("#banner")).to_contain_text("does not answer")
+        expect(page.locator("#banner")).to_be_in_viewport(ratio=1)
+        page.context.set_offline(False)
+        expect(page.locator("#banner")).to_be_hidden()
+
+
+def test_what_is_chosen_and_how_far_a_video_is_are_seen_in_colours_of_the_system(
+    tab: OpenTab, service: Service
+) -> None:
+    page = tab(forced_colors="active")
+    video_id = service.create()["id"]
+    service.step(service.claim(video_id), 12)
+    page.goto(f"{service.url}/#{video_id}")
+    expect(page.locator(".line")).to_contain_text("Step 12 of 24")
+    colour = "(element, pseudo) => getComputedStyle(element, pseudo).backgroundColor"
+    chosen, other = (page.locator(f".segments input{which} + span").first for which in (":checked", ":not(:checked)"))
+    assert chosen.evaluate(colour) != other.evaluate(colour)
+    made, left = (page.locator(f".track i{which}").first for which in (".sparse", ":not([class])"))
+    assert made.evaluate(colour) != left.evaluate(colour)
+    bar = Image.open(BytesIO(page.locator("#job progress").screenshot())).convert("RGB")
+    assert bar.getpixel((bar.width // 4, bar.height // 2)) != bar.getpixel((3 * bar.width // 4, bar.height // 2))
