@@ -20,7 +20,7 @@ import adaspa_client as package
 import httpx
 import pytest
 from adaspa_api.token_file import token_file
-from adaspa_client import ApiError, NotFound, asynchronous, plans, sync
+from adaspa_client import ApiError, NotFound, NotUnderstood, asynchronous, plans, sync
 from adaspa_client.errors import api_error, retry_after
 from adaspa_client.events import Event, EventReader
 from adaspa_client.local_token import LocalToken, read_token
@@ -141,9 +141,49 @@ def test_a_deletion_that_may_have_been_done_is_done_when_there_is_no_such_video(
     answers: list[Given], succeeds: bool
 ) -> None:
     """Also after 503: the gateway had deleted it, and then lost Redis, for example."""
-    done = drive(plans.delete(VIDEO_ID, 2), answers)
+    done = drive(plans.delete(VIDEO_ID, 2), answers, {"id": VIDEO_ID})
     assert (done.error is None) == succeeds, done
     assert len(done.sent) == len(answers)
+
+
+CALLS: list[Callable[[Any], Any]] = [
+    lambda client: client.create("a star"),
+    lambda client: client.create_batch("a star", 2),
+    lambda client: client.estimate(),
+    lambda client: client.remix(VIDEO_ID, "a star"),
+    lambda client: client.get(VIDEO_ID),
+    lambda client: client.models(),
+    lambda client: client.usage(),
+    lambda client: list(client.list()),
+    lambda client: client.link(VIDEO_ID),
+    lambda client: client.cancel(VIDEO_ID),
+    lambda client: client.delete(VIDEO_ID),
+    lambda client: client.wait(VIDEO_ID),
+]
+
+
+@pytest.mark.parametrize("body", ["<html>Sign in</html>", '{"hello": 1}', "[]", "null", "", "\\ud800"])
+def test_an_answer_of_another_server_is_told_as_that(connect: Any, body: str) -> None:
+    """As of a proxy that asks one to sign in: nothing was made, and above all nothing was deleted."""
+    taken: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            taken.append(f"{self.command} {self.path.partition('?')[0]}")
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            begin(self, Content_Length=str(len(body)))
+            say(self, body)
+
+        do_POST = do_DELETE = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with answering(Handler) as port, connect(f"http://127.0.0.1:{port}") as client:
+        for number, call in enumerate(CALLS, 1):
+            with pytest.raises(NotUnderstood, match="not that of an AdaSpa gateway") as caught:
+                call(client)
+            assert len(taken) == number and taken[-1] in str(caught.value), "it is not asked for again"
 
 
 def create(key: str | None) -> plans.Plan[Any]:

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from adaspa_service.access.keys import Scope
 from adaspa_service.cli import app, main
 from adaspa_service.cli.server import checked
 from filmed import filmed
+from http_server import answering
 from running_gateway import FILES, Service, demo_catalog, serving
 from typer.testing import CliRunner
 from waiting import PATIENCE, until
@@ -134,6 +136,27 @@ def test_a_delete_in_a_terminal_asks_before_anything_goes(
     assert f"Permanently delete {named}? [y/N]" in " ".join(shown.split())
     assert (status, len(ids(service))) == ((0, 0) if goes else (1, count))
     assert [f"{each}: deleted" in shown for each in made] == [goes] * count
+
+
+@pytest.mark.parametrize("command", [("models",), ("jobs", "--json"), ("generate", "a"), ("delete", "-y", "video_0")])
+def test_another_server_than_a_gateway_is_told_as_that(command: tuple[str, ...]) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            self.send_response(200)
+            self.send_header("Content-Length", "6")
+            self.end_headers()
+            self.wfile.write(b"<html>")
+
+        do_POST = do_DELETE = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with answering(Handler) as port:
+        done = adaspa(*command, server=f"http://127.0.0.1:{port}")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert "is not that of an AdaSpa gateway; is the address right?" in done.stderr
 
 
 def test_a_download_is_named_after_its_job_and_its_format(service: Service, tmp_path: Path) -> None:

@@ -53,6 +53,10 @@ class ServiceUnavailable(ApiError):
     """Failure or absence of the gateway, or of something behind it."""
 
 
+class NotUnderstood(ApiError):
+    """Answer that is none of this API: another server is at the address, or a gateway of another version."""
+
+
 KINDS = {401: Unauthorized, 403: Forbidden, 404: NotFound, 410: NotFound, 409: Conflict, 429: TooManyRequests}
 
 

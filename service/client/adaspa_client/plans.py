@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import httpx
 from adaspa_api.estimates import Estimate
-from adaspa_api.models import Model
+from adaspa_api.models import Model, ModelList
 from adaspa_api.usage import Usage
-from adaspa_api.videos import Video, VideoList
+from adaspa_api.videos import Link, Video, VideoDeleted, VideoList
 
-from adaspa_client.errors import ApiError, NotFound, api_error
+from adaspa_client.errors import ApiError, NotFound, NotUnderstood, api_error
 
 Result = TypeVar("Result")
 DELAYS = (0.5, 1.0, 2.0, 4.0)
@@ -114,6 +114,20 @@ def call(send: Send, retries: int) -> Plan[httpx.Response]:
     raise AssertionError("the last try has no delay")
 
 
+def answer_to(send: Send, retries: int, read: Callable[[Any], Result]) -> Plan[Result]:
+    """Send a request as ``call`` does and read the JSON of its response.
+
+    Raises:
+        NotUnderstood: the response is not what a gateway sends.
+    """
+    response = yield from call(send, retries)
+    try:
+        return read(response.json())
+    except ValueError as error:  # no JSON, or of another shape
+        message = f"the answer to {send.method} {send.path} is not that of an AdaSpa gateway; is the address right?"
+        raise NotUnderstood(response.status_code, message) from error
+
+
 def path(video_id: str, part: str = "") -> str:
     """Return the path of a video, or of a part of it: an id that a user gave leads to no other route.
 
@@ -128,42 +142,41 @@ def path(video_id: str, part: str = "") -> str:
 def create(body: Mapping[str, Any], key: str | None, retries: int) -> Plan[Video]:
     """Submit a prompt."""
     send = Send("POST", "/videos", body, headers=once(key))
-    return Video.model_validate((yield from call(send, retries)).json())
+    return (yield from answer_to(send, retries, Video.model_validate))
 
 
 def create_batch(body: Mapping[str, Any], key: str | None, retries: int) -> Plan[list[Video]]:
     """Submit a prompt with several seeds."""
     send = Send("POST", "/videos", body, headers=once(key))
-    return VideoList.model_validate((yield from call(send, retries)).json()).data
+    return (yield from answer_to(send, retries, VideoList.model_validate)).data
 
 
 def estimate(body: Mapping[str, Any], retries: int) -> Plan[Estimate]:
     """Estimate how long a video would take."""
     send = Send("POST", "/videos/estimate", {"json": body})
-    return Estimate.model_validate((yield from call(send, retries)).json())
+    return (yield from answer_to(send, retries, Estimate.model_validate))
 
 
 def remix(video_id: str, prompt: str, webhook_url: str | None, key: str | None, retries: int) -> Plan[Video]:
     """Submit another prompt with the rest of a video's recipe."""
     asked = {"prompt": prompt} | ({"webhook_url": webhook_url} if webhook_url else {})
     send = Send("POST", path(video_id, "/remix"), {"json": asked}, headers=once(key))
-    return Video.model_validate((yield from call(send, retries)).json())
+    return (yield from answer_to(send, retries, Video.model_validate))
 
 
 def get(video_id: str, retries: int) -> Plan[Video]:
     """Return a job's current state."""
-    return Video.model_validate((yield from call(Send("GET", path(video_id)), retries)).json())
+    return (yield from answer_to(Send("GET", path(video_id)), retries, Video.model_validate))
 
 
 def link(video_id: str, query: Mapping[str, Any], retries: int) -> Plan[str]:
     """An address of a file."""
-    url: str = (yield from call(Send("GET", path(video_id, "/link"), query=query), retries)).json()["url"]
-    return url
+    return (yield from answer_to(Send("GET", path(video_id, "/link"), query=query), retries, Link.model_validate)).url
 
 
 def cancel(video_id: str, retries: int) -> Plan[Video]:
     """Stop a job."""
-    return Video.model_validate((yield from call(Send("POST", path(video_id, "/cancel")), retries)).json())
+    return (yield from answer_to(Send("POST", path(video_id, "/cancel")), retries, Video.model_validate))
 
 
 def delete(video_id: str, retries: int) -> Plan[None]:
@@ -173,7 +186,7 @@ def delete(video_id: str, retries: int) -> Plan[None]:
     unknown at a later try then says so.
     """
     lost = False
-    plan = call(Send("DELETE", path(video_id)), retries)
+    plan = answer_to(Send("DELETE", path(video_id)), retries, VideoDeleted.model_validate)
     answer: Answer = None
     while True:
         try:
@@ -190,18 +203,17 @@ def delete(video_id: str, retries: int) -> Plan[None]:
 
 def page(query: Mapping[str, Any], retries: int) -> Plan[VideoList]:
     """A page of jobs."""
-    return VideoList.model_validate((yield from call(Send("GET", "/videos", query=query), retries)).json())
+    return (yield from answer_to(Send("GET", "/videos", query=query), retries, VideoList.model_validate))
 
 
 def usage(days: int, retries: int) -> Plan[Usage]:
     """Sum up the key's jobs."""
-    return Usage.model_validate((yield from call(Send("GET", "/usage", query={"days": days}), retries)).json())
+    return (yield from answer_to(Send("GET", "/usage", query={"days": days}), retries, Usage.model_validate))
 
 
 def models(retries: int) -> Plan[list[Model]]:
     """List the served models."""
-    found = (yield from call(Send("GET", "/models"), retries)).json()["data"]
-    return [Model.model_validate(item) for item in found]
+    return (yield from answer_to(Send("GET", "/models"), retries, ModelList.model_validate)).data
 
 
 def wait(
