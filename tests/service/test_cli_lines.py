@@ -1,12 +1,14 @@
 """Lines of the command line: what each says of a job, a model, a time, and leaves out where there is nothing to say."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from adaspa_api.report import AttentionReport, JobError, KernelReport, KindReport, TokenCount
 from adaspa_api.videos import Video
 from adaspa_api.words import ErrorCode, JobStatus
@@ -219,6 +221,43 @@ def test_a_table_names_its_columns_in_a_terminal_and_keeps_what_names_a_row_whol
     )
     assert name in in_terminal.getvalue() and "\x1b[31m" in in_terminal.getvalue()
     assert " ".join(in_terminal.getvalue().split()).count("prompt") == 5, "it is wrapped, not cut"
+
+
+@pytest.mark.parametrize("width", [1, 20, 40, 49])
+@pytest.mark.parametrize("cut_last", [False, True])
+def test_a_terminal_that_is_too_narrow_for_a_table_gets_all_of_its_rows(
+    in_terminal: StringIO, monkeypatch: pytest.MonkeyPatch, width: int, cut_last: bool
+) -> None:
+    monkeypatch.setattr(terminal.console, "width", width)
+    name = "video_" + "0" * 32
+    print_table(("ID", "STATUS", "PROMPT"), [(name, "queued", "a star [red]")], cut_last=cut_last)
+    assert in_terminal.getvalue() == f"{name}  queued  a star [red]\n"
+    monkeypatch.setattr(terminal.console, "width", 52)
+    print_table(("ID", "STATUS", "PROMPT"), [(name, "queued", "a star")], cut_last=cut_last)
+    assert "ID" in in_terminal.getvalue() and in_terminal.getvalue().count(name) == 2
+
+
+class Person(StringIO):
+    """Somebody at a terminal who types a line, or Ctrl-C."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self, size: int | None = -1) -> str:
+        if self.getvalue() == "\x03":
+            raise KeyboardInterrupt
+        return super().readline(size)
+
+
+@pytest.mark.parametrize(
+    ("typed", "ends"), [("y\n", None), ("n\n", typer.Abort), ("\n", typer.Abort), ("\x03", KeyboardInterrupt)]
+)
+def test_a_question_is_answered_refused_or_interrupted(
+    monkeypatch: pytest.MonkeyPatch, typed: str, ends: type[BaseException] | None
+) -> None:
+    monkeypatch.setattr("sys.stdin", Person(typed))
+    with nullcontext() if ends is None else pytest.raises(ends):
+        terminal.confirm("Permanently delete it?", "delete")
 
 
 def test_a_pipe_gets_rows_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Users' commands against a real gateway: which jobs each is about, what it asks first, and what it says and writes."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -12,7 +13,7 @@ import forked
 import pytest
 from adaspa_api.report import JobError
 from adaspa_api.words import ErrorCode
-from adaspa_command import NOWHERE, adaspa, clean_environment, in_terminal
+from adaspa_command import ADASPA, NOWHERE, adaspa, clean_environment, in_terminal
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
 from adaspa_service.access.keys import Scope
@@ -157,6 +158,38 @@ def test_another_server_than_a_gateway_is_told_as_that(command: tuple[str, ...])
         done = adaspa(*command, server=f"http://127.0.0.1:{port}")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
     assert "is not that of an AdaSpa gateway; is the address right?" in done.stderr
+
+
+def test_nobody_is_asked_without_an_input(service: Service) -> None:
+    video_id = service.create()["id"]
+    line = ["sh", "-c", '"$0" "$@" <&-', ADASPA, "delete", video_id]
+    closed = subprocess.run(
+        line, check=False, capture_output=True, text=True, env=clean_environment(ADASPA_SERVER=service.url)
+    )
+    assert (closed.returncode, closed.stderr.count("\n")) == (2, 1) and "use --yes" in closed.stderr
+    assert ids(service) == [video_id]
+
+
+def test_jobs_that_a_command_gives_up_are_named(
+    service: Service, begun: Callable[..., forked.Started], tmp_path: Path
+) -> None:
+    (folder := tmp_path / "videos").mkdir()
+    command = begun("generate", "a star", "-n", 3, "--seed", 7, "-o", folder / "star.mp4", jobs=3)
+    first, *others = sorted(service.store.unfinished("open"), key=lambda job: job.params.seed)
+    service.store.fail(service.claim(first.id), ENDED)
+    folder.rmdir()
+    service.complete(service.claim(others[0].id))
+    assert command.wait(PATIENCE) == 1
+    left, error = (tmp_path / "err.txt").read_text().splitlines()
+    assert left.startswith(f"adaspa: not written, but left to the server: {others[0].id}, {others[1].id}; use")
+    assert "No such file or directory" in error and ids(service, "--status", "queued") == [others[1].id]
+
+
+def test_a_comparison_of_which_one_job_is_refused_leaves_none(settings: Settings, tmp_path: Path) -> None:
+    with serving(settings.model_copy(update={"queue_cap": 1}), tmp_path) as service:
+        refused = printed(service, "compare", "a star", "-o", tmp_path / "both.mp4", status=1)
+        assert "jobs are waiting" in refused and ids(service, "--status", "queued") == []
+        assert len(ids(service, "--status", "cancelled")) == 1
 
 
 def test_a_download_is_named_after_its_job_and_its_format(service: Service, tmp_path: Path) -> None:

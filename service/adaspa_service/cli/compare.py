@@ -6,17 +6,19 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Unpack, cast
 
+import httpx
 import typer
 from adaspa_api.fields import VideoCreate, rows
 from adaspa_api.words import Quality
-from adaspa_client import Video, VideoFields
+from adaspa_client import ApiError, Client, Video, VideoFields
 
 from adaspa_service.cli import params
-from adaspa_service.cli.generate import SERVER_ONLY, fetch
+from adaspa_service.cli.generate import SERVER_ONLY, fetch, interrupted
 from adaspa_service.cli.jobs import check_output
 from adaspa_service.cli.local import generate_here, need, resolved
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
@@ -58,14 +60,26 @@ def compare(
             videos, lost = generate_here(jobs, files, Path(folder), quiet=as_json)
         else:
             with connect(server, api_key) as client:
-                made = [client.create(prompt, **fields) for fields in pair]
-                videos, lost = fetch(client, made, files, quiet=as_json)
+                videos, lost = fetch(client, submit(client, prompt, pair), files, quiet=as_json)
         if lost:
             if as_json:
                 print_json(described(videos))
             raise lost
         metrics = join(files, output)
     report([video for video in videos if video], metrics, output, as_json=as_json)
+
+
+def submit(client: Client, prompt: str, pair: list[VideoFields]) -> list[Video]:
+    """Submit both videos or none: one alone would be made for nobody."""
+    first = client.create(prompt, **pair[0])
+    try:
+        return [first, client.create(prompt, **pair[1])]
+    except KeyboardInterrupt:
+        interrupted(client, [first])
+    except (httpx.TransportError, ApiError):
+        with suppress(httpx.TransportError, ApiError):  # the first error is the one to tell
+            client.cancel(first.id)
+        raise
 
 
 def join(files: list[Path], output: Path) -> dict[str, float]:

@@ -1,13 +1,13 @@
 """``adaspa generate``: generate a video file from a prompt, through a server or on this machine."""
 
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Unpack
+from typing import Annotated, NoReturn, Unpack
 
+import httpx
 import typer
 from adaspa_api.words import JobStatus, OutputFormat
-from adaspa_client import Client, NotFound, Video, VideoFields
+from adaspa_client import ApiError, Client, NotFound, Video, VideoFields
 
 from adaspa_service.cli import params
 from adaspa_service.cli.jobs import check_folder, check_output
@@ -86,10 +86,12 @@ def generate(
 def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool) -> Ended:
     """Follow the jobs and write their files. An interruption cancels the jobs.
 
-    Of several errors one is returned; each other one is a line on standard error.
+    Of several errors one is returned; each other one is a line on standard error. An error that ends the command, such
+    as a server that is away, leaves the jobs to the server, and a line names them.
     """
     ended: list[Video | None] = []
     lost: NotCompleted | NotFound | None = None
+    handled = 0
     try:
         for video, file in zip(videos, files, strict=True):
             try:
@@ -100,12 +102,27 @@ def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool
                 if lost:
                     warn(lost)
                 lost = error
+            handled += 1
     except KeyboardInterrupt:
-        for video in videos:
-            with suppress(NotFound):
-                client.cancel(video.id)
-        fail("interrupted; cancelled " + ", ".join(video.id for video in videos), Exit.interrupted)
+        interrupted(client, videos)
+    except (httpx.TransportError, ApiError, TimeoutError, OSError):
+        left = ", ".join(video.id for video in videos[handled:])
+        warn(f"not written, but left to the server: {left}; use `adaspa show --follow ID`, then `adaspa download ID`")
+        raise
     return ended, lost
+
+
+def interrupted(client: Client, videos: list[Video]) -> NoReturn:
+    """Cancel the jobs of an interrupted command and end it."""
+    ids = [video.id for video in videos]
+    for number, video_id in enumerate(ids):
+        try:
+            client.cancel(video_id)
+        except NotFound:  # it is deleted
+            pass
+        except (httpx.TransportError, ApiError) as error:
+            fail(f"interrupted; could not cancel {', '.join(ids[number:])}: {error}", Exit.interrupted)
+    fail(f"interrupted; cancelled {', '.join(ids)}", Exit.interrupted)
 
 
 def format_of(output: Path | None) -> OutputFormat | None:

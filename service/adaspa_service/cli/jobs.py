@@ -1,7 +1,6 @@
 """``adaspa jobs``, and the commands for single jobs: ``show``, ``download``, ``cancel``, ``delete``."""
 
 import os
-import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,7 @@ from adaspa_client import ApiError, Forbidden, Unauthorized, Variant, Video
 from adaspa_service.cli.completion import video_ids
 from adaspa_service.cli.progress import NotCompleted, follow, summary
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
-from adaspa_service.cli.terminal import Exit, Json, console, fail, print_json, print_table, say, warn
+from adaspa_service.cli.terminal import Exit, Json, confirm, console, fail, print_json, print_table, say, warn
 from adaspa_service.cli.times import written
 
 COLUMNS = ("ID", "STATUS", "DONE", "CREATED", "MODEL", "SEED", "PROMPT")
@@ -133,10 +132,8 @@ def delete(
 ) -> None:
     """Delete jobs and their files permanently. Running jobs are stopped."""
     if not yes:
-        if not sys.stdin.isatty():
-            fail("delete: cannot ask for confirmation without a terminal; use --yes", Exit.usage)
         several = len(set(ids)) > 1
-        typer.confirm(f"Permanently delete {f'{len(set(ids))} jobs' if several else ids[0]}?", abort=True)
+        confirm(f"Permanently delete {f'{len(set(ids))} jobs' if several else ids[0]}?", "delete")
     with connect(server, api_key) as client:
 
         def remove(video_id: str) -> str:

@@ -1,7 +1,6 @@
 """``adaspa storage``: find and remove stored files that belong to no job."""
 
 import os
-import sys
 from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from adaspa_service.cli.keys import duration
 from adaspa_service.cli.serve import DataDir
 from adaspa_service.cli.store import job_store
-from adaspa_service.cli.terminal import Exit, Json, fail, print_json, print_table, say
+from adaspa_service.cli.terminal import Json, confirm, fail, print_json, print_table, say
 from adaspa_service.cli.times import written
 from adaspa_service.gateway.orphans import Orphan, find_orphans, remove_orphan
 
@@ -51,10 +50,8 @@ def _orphans(
     if not remove or not found:
         return
     if not yes:
-        if not sys.stdin.isatty():
-            fail("storage orphans: cannot ask for confirmation without a terminal; use --yes", Exit.usage)
         asked = f"Permanently remove the files of {len(found)} jobs? Storage also has files of {known} known jobs."
-        typer.confirm(asked, abort=True)
+        confirm(asked, "storage orphans")
     with job_store(data_dir) as jobs:
         for orphan in found:
             remove_orphan(files, jobs, orphan)

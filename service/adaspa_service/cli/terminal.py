@@ -20,6 +20,8 @@ console = Console(highlight=False, soft_wrap=True)
 
 GAP = 2
 """Spaces between two columns of a table."""
+NARROWEST = 4
+"""Characters that a column beside the first needs to be of any use."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -56,6 +58,18 @@ def fail(message: object, status: Exit = Exit.failed) -> NoReturn:
     raise SystemExit(int(status))
 
 
+def confirm(question: str, command: str) -> None:
+    """Ask before something goes for good. End the command if the answer is no, or if nobody can be asked."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        fail(f"{command}: cannot ask for confirmation without a terminal; use --yes", Exit.usage)
+    try:
+        typer.confirm(question, abort=True)
+    except typer.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+
+
 def last_words(ran: subprocess.CompletedProcess[str]) -> str:
     """Return the last line that a failed process wrote to standard error, or its exit status if it wrote none."""
     said = ran.stderr.strip().splitlines() or [f"exit status {ran.returncode}, without an error message"]
@@ -75,6 +89,8 @@ def print_table(
 ) -> None:
     """Print a table in a terminal, or tab-separated rows without a heading in a pipe.
 
+    A terminal that is too narrow for a table gets the rows as they are and wraps them.
+
     Args:
         style: returns the colour of a row.
         cut_last: whether to cut the last column at the terminal's width instead of wrapping it.
@@ -84,13 +100,20 @@ def print_table(
             print("\t".join(map(one_line, row)))
         return
     cells = [[Text(one_line(cell)) for cell in row] for row in rows]
+    # What names a row is to be copied: it stays whole.
+    whole = max(map(cell_len, (columns[0], *(row[0].plain for row in cells))))
+    if console.width < whole + (NARROWEST + GAP) * (len(columns) - 1) + GAP:
+        for texts in cells:
+            console.print(Text(" " * GAP).join(texts))
+        return
     if cut_last:
         others = [max(map(cell_len, (name, *(row[n].plain for row in cells)))) for n, name in enumerate(columns[:-1])]
         for row in cells:
             row[-1].truncate(max(console.width - sum(others) - GAP * len(columns), 1), overflow="ellipsis")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, GAP - 1, 0, 0))
-    for n, name in enumerate(columns):
-        table.add_column(name, no_wrap=cut_last or n == 0)  # what names a row is to be copied: it stays whole
+    table.add_column(columns[0], no_wrap=True, min_width=whole)
+    for name in columns[1:]:
+        table.add_column(name, no_wrap=cut_last)
     for row, texts in zip(rows, cells, strict=True):
         table.add_row(*texts, style=style(row))
     console.print(table, soft_wrap=False)
