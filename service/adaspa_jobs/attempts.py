@@ -55,11 +55,13 @@ def given_up(max_attempts: int) -> JobError:
     return JobError(code=ErrorCode.worker_lost, message=f"The job lost its worker {max_attempts} times.")
 
 
-def _offers(spec: ModelSpec) -> dict[str, dict[str, Any]]:
-    """Return what a request may ask for by a catalog entry: inputs by their roles, adapters' hashes by name."""
+def _offers(spec: ModelSpec) -> dict[str, Any]:
+    """Return what a request may ask for by a catalog entry, as ``claim.lua`` has it."""
     return {
         "inputs": {",".join(sorted(task.roles)): True for task in spec.tasks},
         "loras": {lora.name: lora.sha256 for lora in spec.loras},
+        "max_loras": spec.max_loras,
+        "audio": spec.audio,
     }
 
 

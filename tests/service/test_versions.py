@@ -21,6 +21,7 @@ from waiting import until
 
 CAPTURED = sorted((Path(__file__).parent / "records").glob("version_*.json"))
 PRESENT = "present"
+OTHER_FILE = {"name": "oil", "source": "oil.safetensors", "sha256": "d" * 64}
 LORA = {"name": "ink", "source": "ink.safetensors", "sha256": "a" * 64}
 NEWER = {"schema_version": str(SCHEMA_VERSION + 1), "invented": "1"}
 
@@ -103,16 +104,20 @@ def test_a_repeated_request_finds_the_job_of_an_earlier_version(earlier: dict[st
 
 
 USE = LoraUse(name="ink", scale=0.5, sha256="a" * 64)
+OTHER = LoraUse(name="oil", scale=0.5, sha256="d" * 64)
+LORAS = [LORA, OTHER_FILE]
 INPUT = Input(key="inputs/x/first.png", content_type="image/png", bytes=1, sha256="b" * 64, role=Role.first)
 
 
 @pytest.mark.parametrize(
     ("asked", "entries", "what"),
     [
-        ({"loras": [USE]}, ({}, {"loras": [LORA]}), "the adapter ink"),
-        ({"loras": [USE]}, ({"loras": [LORA | {"sha256": "c" * 64}]}, {"loras": [LORA]}), "the adapter ink"),
-        ({"inputs": [INPUT]}, ({}, {"tasks": [Task.text_to_video, Task.image_to_video]}), "the inputs first"),
-        ({}, ({"tasks": [Task.image_to_video]}, {}), "the inputs "),
+        ({"loras": [USE]}, ({}, {"loras": [LORA]}), "has the adapter ink"),
+        ({"loras": [USE]}, ({"loras": [LORA | {"sha256": "c" * 64}]}, {"loras": [LORA]}), "has the adapter ink"),
+        ({"inputs": [INPUT]}, ({}, {"tasks": [Task.text_to_video, Task.image_to_video]}), "has the inputs first"),
+        ({}, ({"tasks": [Task.image_to_video]}, {}), "has the inputs "),
+        ({"audio": True}, ({}, {"audio": True}), "has sound"),
+        ({"loras": [USE, OTHER]}, ({"loras": LORAS, "max_loras": 1}, {"loras": LORAS}), "allows 2 adapters"),
         ({"loras": [USE.model_copy(update={"scale": 0.0})]}, (None, {}), ""),
         ({"loras": [USE.model_copy(update={"sha256": None})]}, (None, {"loras": [LORA]}), ""),
     ],
@@ -133,7 +138,7 @@ def test_a_job_is_left_to_workers_whose_catalog_has_what_it_asks_for(
     if lacking is not None:
         for _ in range(2):
             assert store.claim("demo", "worker-1", spec=ModelSpec.model_validate(demo | lacking)) is None
-        assert caplog.text.count(f"{job.id}: requires a worker whose catalog entry has {what}") == 1
+        assert caplog.text.count(f"{job.id}: requires a worker whose catalog entry {what}") == 1
         assert get(store, job.id).attempt == 0
     lease = store.claim("demo", "worker-2", spec=ModelSpec.model_validate(demo | having))
     assert lease is not None and lease.job.id == job.id

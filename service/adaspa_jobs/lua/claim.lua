@@ -1,11 +1,11 @@
 -- queued -> in_progress: the model's job that is next begins an attempt, under a lease with a token of its own.
 -- Of two priorities with waiting jobs, the one goes first that has had less for its share; within one, the lowest place.
 -- A lease that ran out first goes back to the queue (requeue.lua), where the attempts are counted.
--- A job for workers of a later version is passed over, and so is one that asks for an input or an adapter that this
+-- A job for workers of a later version is passed over, and so is one that asks for inputs, sound or adapters that this
 -- worker's catalog entry lacks; if there is no other, its id is the answer, and what it requires of a worker. So is a job
 -- that does not fit into this worker's memory but into that of another worker, live or heard from lately.
 -- model, priorities (that it serves), worker, process (of it), version (of the record), offers? (by its catalog entry: inputs
--- by their roles, adapters' hashes by name), gpus? (by it, too), nonce (for the token), given_up (error of a job that is given up, JSON)
+-- by their roles, adapters' hashes by name, max_loras, audio), gpus? (by it, too), nonce (for the token), given_up (error of a job that is given up, JSON)
 local model, worker = A.model, A.worker
 local LOOKED_AT = 1000
 
@@ -66,6 +66,12 @@ local function lacking(params)
   table.sort(roles)
   if not A.offers.inputs[table.concat(roles, ',')] then
     return 'whose catalog entry has the inputs ' .. table.concat(roles, ', ')
+  end
+  if asked.audio == true and not A.offers.audio then
+    return 'whose catalog entry has sound'
+  end
+  if #list(asked.loras) > A.offers.max_loras then
+    return 'whose catalog entry allows ' .. #asked.loras .. ' adapters'
   end
   for _, use in ipairs(list(asked.loras)) do
     local name, hash = tostring(entry(use, 'name')), entry(use, 'sha256')
