@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from adaspa_service.access.keys import Scope
-from browser import PLAYED, assert_accessible, clip, finished
+from browser import PLAYED, OpenTab, assert_accessible, clip, finished
 from playwright.sync_api import Page, Route, expect
 from running_gateway import Service
 
@@ -141,3 +141,17 @@ def test_what_nobody_pressed_leaves_half_of_a_keys_limit_of_requests(page: Page,
         page.clock.fast_forward(600_000)
     page.get_by_role("button", name="Generate video").click()
     page.wait_for_url("**/#video_*")
+
+
+def test_a_browser_that_stores_nothing_keeps_the_key_until_the_page_is_left(tab: OpenTab, service: Service) -> None:
+    page = tab()
+    page.add_init_script("""for (const name of ["sessionStorage", "localStorage"])
+      Object.defineProperty(window, name, { get: () => { throw new DOMException("denied", "SecurityError"); } });""")
+    page.goto(service.url)
+    give(page, service.token)
+    page.get_by_label("Prompt", exact=True).fill("a red circle")
+    page.get_by_role("button", name="Generate video").click()
+    page.wait_for_url("**/#video_*")
+    expect(page.locator(".line")).to_contain_text("Waiting in the queue")
+    page.get_by_label("Colours").select_option("dark")
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")

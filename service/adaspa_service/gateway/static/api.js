@@ -1,6 +1,8 @@
 // The API over fetch. The key, or the service's token, stays in this tab's session.
+import { recall, remember } from "./memory.js";
+
 export const DONE = ["completed", "failed", "cancelled"];
-export const key = { get: () => sessionStorage.getItem("key") || "", set: (value) => sessionStorage.setItem("key", value) };
+export const key = { get: () => recall("key") || "", set: (value) => remember("key", value) };
 
 // The address that a service without keys prints when it starts brings its token along, which does not stay there.
 export function takeToken() {

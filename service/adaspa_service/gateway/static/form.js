@@ -7,6 +7,7 @@ import { promptField, read, settings } from "./fields.js";
 import { characters, seconds, typed } from "./format.js";
 import { fileOf } from "./given.js";
 import { chosenIn, give } from "./media.js";
+import { recall, remember } from "./memory.js";
 
 const NEAR = 0.8; // of a prompt's room, from where on what is left is told
 const REMIX = ["prompt", "webhook_url"]; // what a remix takes
@@ -25,7 +26,7 @@ export const fieldOf = ({ role }) => models.flatMap((model) => Object.entries(mo
 
 export async function load() {
   models = (await json("GET", "/models")).data;
-  const draft = JSON.parse(sessionStorage.getItem("draft") || "{}");
+  const draft = JSON.parse(recall("draft") || "{}");
   draw(models.find((model) => model.id === draft.model) || models[0]);
   put(draft);
   estimating(estimated);
@@ -88,7 +89,7 @@ function values(among = inputs()) {
 }
 
 $("#form").addEventListener("input", () => {
-  sessionStorage.setItem("draft", JSON.stringify(values()));
+  remember("draft", JSON.stringify(values()));
   told();
 });
 $("#form").addEventListener("keydown", (event) => {
