@@ -241,6 +241,10 @@ class ModelSpec(BaseModel):
             low, high = getattr(self, name) or (0, 0)
             if low > high:
                 raise ValueError(f"{name}: [{low}, {high}] is not a valid range")
+        first = self.output_formats[0]
+        if first.max_fps is not None and self.fps > first.max_fps:
+            why = f"the default of fps, {self.fps}, is too fast for {first}, the first of output_formats"
+            raise ValueError(f"{why}; allowed: up to {first.max_fps}")
         self._check_loras()
         self._check_weights()
         self._check_offload()

@@ -9,10 +9,11 @@ import pytest
 from adaspa_api.fields import VideoCreate
 from adaspa_client import Client
 from adaspa_command import adaspa
-from adaspa_jobs.catalog import Catalog
+from adaspa_jobs.catalog import Catalog, ModelSpec
 from adaspa_jobs.settings import Settings
 from adaspa_service.gateway.params import batch
 from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 from running_gateway import Service, demo_catalog, serving
 
 NEEDED: dict[str, dict[str, Any]] = {"warmup": {"steps": 100}}
@@ -118,6 +119,45 @@ def test_sound_is_offered_where_the_model_makes_it_and_told_once_it_is_there(
             done = service.complete(service.claim(client.create("a star", audio=True).id), has_audio=True)
             assert client.get(done.id).has_audio
             assert client.remix(done.id, "a moon").audio
+
+
+def test_an_animated_image_is_no_faster_than_browsers_play_it(settings: Settings, tmp_path: Path) -> None:
+    """A frame of 10 ms or less is shown for 100: whoever asked for 60 frames a second would see fewer than 20."""
+    moving = {"fps_range": [1, 120], "output_formats": ["gif", "webp", "webm", "mp4"]}
+    quick = {"fps_range": [1, 120], "fps": 60}
+    with serving(
+        settings.model_copy(update={"catalog": demo_catalog(tmp_path / "c.json", {"moving": moving, "quick": quick})}),
+        tmp_path,
+    ) as service:
+        for taken in (
+            {"fps": 50},
+            {"fps": 90, "output_format": "webp"},
+            {"fps": 120, "output_format": "mp4"},
+            {"model": "quick"},
+        ):
+            assert service.create(**taken)
+        for asked, param, most in (
+            ({"fps": 51}, "fps", "gif at up to 50"),
+            ({"fps": 60, "output_format": "gif"}, "fps", "gif at up to 50"),
+            ({"fps": 91, "output_format": "webp"}, "fps", "webp at up to 90"),
+            ({"model": "quick", "output_format": "gif"}, "output_format", "gif at up to 50"),
+        ):
+            answer = service.http.post("/videos", json={"prompt": "a star", **asked})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"]) == (400, param) and f"browsers play {most} frames" in error[
+                "message"
+            ]
+            assert error["message"].endswith(f"allowed: fps up to {most[-2:]}, or output_format mp4 or webm")
+
+
+def test_a_catalog_has_no_default_that_browsers_do_not_play() -> None:
+    demo = Catalog.load(None).default.model_dump(mode="json") | {
+        "fps_range": [1, 120],
+        "output_formats": ["gif", "mp4"],
+    }
+    assert ModelSpec.model_validate(demo | {"fps": 50}).fps == 50
+    with pytest.raises(ValidationError, match=r"the default of fps, 60, is too fast for gif.*allowed: up to 50"):
+        ModelSpec.model_validate(demo | {"fps": 60})
 
 
 def test_a_value_of_the_wrong_type_is_told_what_its_own_model_allows(settings: Settings, tmp_path: Path) -> None:

@@ -80,6 +80,23 @@ def test_a_picture_repeats_for_ever_and_keeps_a_rate_that_is_no_whole_number(
     assert set(durations) == lasting and abs(sum(durations) - 1000 * len(LEVELS) / 30) <= 10
 
 
+@pytest.mark.parametrize("output", [output for output in OutputFormat if output.max_fps])
+def test_browsers_play_each_frame_of_a_picture_for_its_time_up_to_the_highest_rate(
+    tmp_path: Path, output: OutputFormat
+) -> None:
+    """They show one of 10 ms or less for 100 ms."""
+    assert output.max_fps
+    least = []
+    for fps in (output.max_fps, output.max_fps + 1):
+        path = tmp_path / f"{fps}.{output}"
+        writer = VideoWriter(path, output, width=16, height=16, fps=fps, num_frames=100)
+        encode((np.full((16, 16, 3), level % 2 * 200, np.uint8) for level in range(100)), writer)
+        durations = durations_of(path)
+        assert len(durations) == 100
+        least.append(min(durations[:-1]))
+    assert least[0] > 10 >= least[1]
+
+
 @pytest.mark.parametrize("output", ["gif", "webp"])
 def test_a_picture_keeps_the_colours_of_a_frame_with_many(tmp_path: Path, output: str) -> None:
     y, x = np.mgrid[0:48, 0:64]

@@ -120,6 +120,17 @@ def _a_sound(asked: Asked, entry: Entry) -> str | None:
     return f"{asked['output_format']} cannot hold sound; allowed: false, or output_format {' or '.join(holding)}"
 
 
+def _not_too_fast(asked: Asked, entry: Entry) -> str | None:
+    output = OutputFormat[asked["output_format"]]
+    if output.max_fps is None or asked["fps"] <= output.max_fps:
+        return None
+    unlimited = " or ".join(name for name in OutputFormat if name.max_fps is None)
+    return (
+        f"browsers play {output} at up to {output.max_fps} frames per second, and {asked['fps']} far too slowly; "
+        f"allowed: fps up to {output.max_fps}, or output_format {unlimited}"
+    )
+
+
 class Scene(BaseModel):
     """Prompt and model."""
 
@@ -172,7 +183,7 @@ class Kept(Scene):
         int | None, Row(Choice("frames", "default_frames"), "Frames", option="--frames", metavar="N")
     ] = None
     """Number of frames."""
-    fps: Annotated[int | None, Row(Range("fps_range", "fps"), "FPS")] = None
+    fps: Annotated[int | None, Row(Range("fps_range", "fps"), "FPS", clash=_not_too_fast)] = None
     """Frames per second."""
     steps: Annotated[int | None, Row(Range("steps_range", "default_steps"), "Steps")] = None
     """Denoising steps."""
@@ -241,7 +252,9 @@ class Kept(Scene):
     """LoRA adapters to apply, from the model's `loras`. A list of objects with `name` and `scale` (in a form, as JSON),
     or a comma-separated `NAME:SCALE` string. The model's default adapters stay on; to change or disable one, name it
     with another scale or 0."""
-    output_format: Annotated[str | None, Row(Choice("output_formats", first=True, words=OutputFormat), "Format")] = None
+    output_format: Annotated[
+        str | None, Row(Choice("output_formats", first=True, words=OutputFormat), "Format", clash=_not_too_fast)
+    ] = None
     """File format of the video, one of the model's `output_formats`. Default: the first of them."""
     audio: Annotated[bool | None, Row(Switch("audio"), "Sound", option="--audio/--no-audio", clash=_a_sound)] = None
     """Whether to include sound. Default: on, if the model generates sound and the format can hold it. Rejected for

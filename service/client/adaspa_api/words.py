@@ -190,6 +190,15 @@ class OutputFormat(StrEnum):
         """True if the format can hold sound; animated images cannot."""
         return self.content_type.startswith("video/")
 
+    @property
+    def max_fps(self) -> int | None:
+        """Highest frame rate that browsers play; None means no limit.
+
+        Chromium, Firefox and WebKit show a frame of an animated image for 100 ms if it says 10 ms or less. A GIF's
+        frames last whole hundredths of a second, a WebP's whole thousandths.
+        """
+        return {"gif": 50, "webp": 90}.get(self)
+
 
 class Quality(StrEnum):
     """AdaSpa's presets, from most to least attention computed: ``exact`` computes all of it."""
