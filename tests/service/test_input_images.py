@@ -2,6 +2,7 @@
 before a pixel of them is decoded."""
 
 from io import BytesIO
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -223,6 +224,20 @@ def test_what_is_no_still_image_of_an_allowed_size_is_refused(name: str) -> None
     with pytest.raises(InputRefused, match=why) as caught:
         prepared(content, (32, 32))
     assert caught.value.too_large == ("pixels" in why) and caught.value.status == 400
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_png_with_a_wrong_bit_is_refused(seed: int) -> None:
+    """Its pixels have a checksum; without one, many such bits only change colours."""
+    drawn = Random(seed)
+    noise = Image.frombytes("RGB", (48, 48), drawn.randbytes(48 * 48 * 3))
+    noise.save(found := BytesIO(), "PNG")
+    whole = bytearray(found.getvalue())
+    assert prepared(bytes(whole), (16, 16)).size == (16, 16)
+    begin = whole.index(b"IDAT") + 6
+    whole[drawn.randrange(begin, whole.index(b"IEND") - 12)] ^= 1 << drawn.randrange(8)
+    with pytest.raises(InputRefused, match="is a damaged image; allowed"):
+        prepared(bytes(whole), (16, 16))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])

@@ -39,14 +39,18 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def opened(file: IO[bytes], max_pixels: int) -> Image.Image:
-    """An image by its first bytes alone: nothing of it is decoded.
+    """An image by its first bytes, and the checksums of a PNG: nothing of it is decoded.
 
     Raises:
-        InputRefused: it is none of the formats, moves, has too many pixels, or is a JPEG of very many scans.
+        InputRefused: it is none of the formats, moves, has too many pixels, is a JPEG of very many scans, or a PNG with
+            a wrong checksum.
     """
     check_cost(file)
     try:
         image = Image.open(file, formats=FORMATS)
+        if image.format == "PNG":
+            image.verify()  # decoding it asks for no checksum of its pixels
+            image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise InputRefused(f"has too many pixels; allowed: up to {max_pixels}", too_large=True) from error
     except UnidentifiedImageError as error:
