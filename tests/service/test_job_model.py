@@ -56,6 +56,8 @@ STAYING = {
     "queues",
     "served",
     "served_at",
+    "served_by",
+    "entries:demo",
     "served_since",
     "served_until",
     "workers:demo",
