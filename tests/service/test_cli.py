@@ -185,6 +185,17 @@ def test_an_interrupted_command_cancels_all_of_its_videos(
     assert not list(tmp_path.glob("star*"))
 
 
+def test_jobs_of_a_command_that_is_terminated_are_named(
+    service: Service, generating: Callable[..., forked.Started], tmp_path: Path
+) -> None:
+    command = generating("-n", 2, "-o", tmp_path / "star.mp4")
+    jobs = {job.id for job in service.store.unfinished("open")}
+    command.terminate()
+    assert command.wait(PATIENCE) == 143 and {job.id for job in service.store.unfinished("open")} == jobs
+    said = (tmp_path / "err").read_text()
+    assert said.count("\n") == 1 and all(job in said for job in jobs)
+
+
 @pytest.mark.parametrize("deleted", [False, True])
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_a_video_that_fails_keeps_no_other_from_being_written(

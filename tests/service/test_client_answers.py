@@ -571,6 +571,19 @@ def test_a_stream_that_went_silent_is_taken_up_anew(connect: Any, monkeypatch: p
     assert came == [True], "while the connection still stood"
 
 
+def test_a_page_is_neither_a_stream_nor_a_video(connect: Any, tmp_path: Path) -> None:
+    def page(wire: BaseHTTPRequestHandler) -> None:
+        begin(wire, Content_Length="6", Content_Type="text/html; charset=utf-8")
+        say(wire, "<html>")
+
+    with acting(page) as url, connect(url) as client:
+        with pytest.raises(NotUnderstood, match=f"GET /videos/{VIDEO_ID}/events is not that of"):
+            list(client.events(VIDEO_ID))
+        with pytest.raises(NotUnderstood, match=f"GET /videos/{VIDEO_ID}/content is not that of"):
+            client.download(VIDEO_ID, tmp_path / "out.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stream_that_cannot_be_read_is_not_asked_for_again(connect: Any) -> None:
     def nonsense(wire: BaseHTTPRequestHandler) -> None:
         begin(wire)

@@ -86,8 +86,8 @@ def generate(
 def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool) -> Ended:
     """Follow the jobs and write their files. An interruption cancels the jobs.
 
-    Of several errors one is returned; each other one is a line on standard error. An error that ends the command, such
-    as a server that is away, leaves the jobs to the server, and a line names them.
+    Of several errors one is returned; each other one is a line on standard error. What ends the command otherwise, such
+    as a server that is away or SIGTERM, leaves the jobs to the server, and a line names them.
     """
     ended: list[Video | None] = []
     lost: NotCompleted | NotFound | None = None
@@ -105,7 +105,7 @@ def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool
             handled += 1
     except KeyboardInterrupt:
         interrupted(client, videos)
-    except (httpx.TransportError, ApiError, TimeoutError, OSError):
+    except (httpx.TransportError, ApiError, TimeoutError, OSError, SystemExit):
         left = ", ".join(video.id for video in videos[handled:])
         warn(f"not written, but left to the server: {left}; use `adaspa show --follow ID`, then `adaspa download ID`")
         raise

@@ -17,7 +17,7 @@ from adaspa_api.videos import Video
 from adaspa_client import plans
 from adaspa_client.authorization import authorization
 from adaspa_client.download import Download
-from adaspa_client.errors import ApiError, api_error
+from adaspa_client.errors import ApiError, api_error, not_understood
 from adaspa_client.events import Event, EventReader
 from adaspa_client.images import Image, body_of
 from adaspa_client.local_token import LocalToken
@@ -249,6 +249,8 @@ class AsyncClient:
             if not response.is_success:
                 await response.aread()
                 raise api_error(response)
+            if response.headers.get("content-type", "").startswith("text/html"):
+                raise not_understood(response.status_code, f"GET {path}")
             yield response
 
     async def _run(self, plan: Plan[Result]) -> Result:

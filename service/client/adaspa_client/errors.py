@@ -57,6 +57,11 @@ class NotUnderstood(ApiError):
     """Answer that is none of this API: another server is at the address, or a gateway of another version."""
 
 
+def not_understood(status: int, asked: str) -> NotUnderstood:
+    """Return the error for an answer that no gateway gives to what was asked."""
+    return NotUnderstood(status, f"the answer to {asked} is not that of an AdaSpa gateway; is the address right?")
+
+
 KINDS = {401: Unauthorized, 403: Forbidden, 404: NotFound, 410: NotFound, 409: Conflict, 429: TooManyRequests}
 
 

@@ -16,7 +16,7 @@ from adaspa_api.models import Model, ModelList
 from adaspa_api.usage import Usage
 from adaspa_api.videos import Link, Video, VideoDeleted, VideoList
 
-from adaspa_client.errors import ApiError, NotFound, NotUnderstood, api_error
+from adaspa_client.errors import ApiError, NotFound, api_error, not_understood
 
 Result = TypeVar("Result")
 DELAYS = (0.5, 1.0, 2.0, 4.0)
@@ -124,8 +124,7 @@ def answer_to(send: Send, retries: int, read: Callable[[Any], Result]) -> Plan[R
     try:
         return read(response.json())
     except ValueError as error:  # no JSON, or of another shape
-        message = f"the answer to {send.method} {send.path} is not that of an AdaSpa gateway; is the address right?"
-        raise NotUnderstood(response.status_code, message) from error
+        raise not_understood(response.status_code, f"{send.method} {send.path}") from error
 
 
 def path(video_id: str, part: str = "") -> str:
