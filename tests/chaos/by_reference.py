@@ -164,7 +164,14 @@ class Drawn:
         self.folders: list[str] = []
         self.said: list[str] = []
         self.acts: list[tuple[Callable[[], None], int]] = [
-            *((self.admit, 14), (self.claim, 14), (self.tell, 14), (self.end, 16), (self.time_passes, 12)),
+            *(
+                (self.admit, 14),
+                (self.claim, 14),
+                (self.return_one, 8),
+                (self.tell, 14),
+                (self.end, 16),
+                (self.time_passes, 12),
+            ),
             *((self.look_after, 12), (self.cancel, 5), (self.delete, 5), (self.announce, 9), (self.ring, 2)),
             *((self.begin_worker, 4), (self.images, 6), (self.deliver, 10), (self.operate, 3), (self.upgrade, 2)),
         ]
@@ -325,9 +332,11 @@ class Drawn:
 
     def claim(self) -> None:
         draw = self.random
-        model, worker, process = draw.choice(MODELS), draw.choice(WORKERS), draw.choice(PROCESSES)
-        worker = f"{model}-{worker}"
+        model = draw.choice(MODELS)
         priorities = draw.choice((list(Priority), list(Priority), [Priority.interactive], [Priority.bulk]))
+        self.claim_for(model, f"{model}-{draw.choice(WORKERS)}", draw.choice(PROCESSES), priorities)
+
+    def claim_for(self, model: str, worker: str, process: str, priorities: list[Priority]) -> Lease | None:
         lease = self.store.claim(model, worker, process, priorities)
         nonce = lease.token.partition("-")[2] if lease else ""
         error = {"code": "worker_lost", "message": Anything()}
@@ -344,6 +353,22 @@ class Drawn:
                 self.wanted.job(wanted or "")["params"],
             )
             self.leases.append(lease)
+        return lease
+
+    def return_one(self) -> None:
+        """Two of a queue's jobs begin; the first is given back, and begins again."""
+        draw, model = self.random, self.random.choice(MODELS)
+        workers = [f"{model}-{each}" for each in WORKERS]
+        free = [each for each in workers if not self.wanted.held_by(each)]
+        queues = [draw.choice(tuple(Priority))]
+        leases: list[Lease | None] = []
+        for worker in free[:2]:
+            leases.append(self.claim_for(model, worker, "p", queues))
+            self.compare()
+        if len(leases) == 2 and leases[0] and leases[1]:
+            self.end_as(leases[0], draw.choice(("released", "worker_error")))
+            self.compare()
+            self.claim_for(model, free[0], "p", queues)
 
     def lease(self) -> Lease | None:
         """Of the latest, most often one that holds, and now and then one whose job has another attempt under way."""
@@ -391,8 +416,11 @@ class Drawn:
     def end(self) -> None:
         if not (lease := self.lease()):
             return
+        ways = ("completed", "completed", "failed", "worker_error", "cancelled", "released")
+        self.end_as(lease, self.random.choice(ways))
+
+    def end_as(self, lease: Lease, what: str) -> None:
         draw, job_id, token, params = self.random, lease.job.id, lease.token, lease.job.params
-        what = draw.choice(("completed", "completed", "failed", "worker_error", "cancelled", "released"))
         if what == "completed":
             key = f"videos/{job_id}/{token}/video.mp4"
             file = Artifact(key=key, content_type="video/mp4", bytes=5, sha256="ab" * 32)
