@@ -270,6 +270,9 @@ class Histories(Scene):
         for url, policy in ((f"/videos/{video_id}/content", "same-origin"), (link, "cross-origin")):
             found = service.http.get(url).headers["cross-origin-resource-policy"]
             assert found == policy, f"{url}: pages of other sites may show it: {found}"
+        unknown = link.replace(video_id, f"video_{'0' * 32}")
+        told = [(answer.status_code, answer.text) for answer in map(service.http.get, (f"{link}x", unknown))]
+        assert told[0] == told[1] and told[0][0] == 403, f"links that are none tell which videos there are: {told}"
         refused(service, 404, "variant", "GET", f"/videos/{video_id}/content?variant=first_frame")
         refused(service, 400, "variant", "GET", f"/videos/{video_id}/content?variant=other")
         refused(service, 400, "via", "GET", f"/videos/{video_id}/link?via=storage")
