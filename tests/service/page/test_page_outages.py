@@ -101,6 +101,20 @@ def test_a_record_that_is_too_damaged_to_show_leaves_a_comparison_and_a_batch(
     expect(page.locator(".batch li")).to_have_count(1)
 
 
+def test_looks_that_get_no_answer_for_long_do_not_pile_up(page: Page, service: Service) -> None:
+    asked: list[str] = []
+    page.clock.install()
+    page.route("**/videos?limit*", lambda _: None)
+    with page.expect_request("**/videos?limit*"):
+        page.goto(service.url)
+    page.clock.run_for(60_000)
+    page.on("request", lambda request: asked.append(request.url) if "/videos?limit" in request.url else None)
+    page.unroute("**/videos?limit*")  # what was held goes on
+    expect(page.get_by_text("No videos yet")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    assert len(asked) < 10, "of the twenty that it had time for"
+
+
 def test_a_file_that_nothing_takes_does_not_replace_the_page(page: Page, service: Service) -> None:
     page.goto(service.url)
     expect(page.get_by_label("Model", exact=True)).to_be_visible()

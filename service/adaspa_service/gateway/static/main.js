@@ -13,6 +13,7 @@ import * as stage from "./stage.js";
 
 const REFRESH_MS = 3000;
 let shown = null;
+let looking = 0; // looks at the gallery that have no answer yet: over a slow network they would pile up
 let locked = false; // without a key that the server takes, asking again only fails again
 
 // The view that an address asks for: one video, dense beside AdaSpa, or those of a batch.
@@ -33,11 +34,14 @@ function banner(text = "") {
 
 async function refresh() {
   if (locked) return;
+  looking++;
   try {
     await gallery.refresh();
     banner();
   } catch (error) {
     if (error.status !== 401) banner(`${said(error)} Trying again.`);
+  } finally {
+    looking--;
   }
 }
 
@@ -91,7 +95,7 @@ addEventListener("hashchange", () => {
   if (asked()) $("#stage").focus({ preventScroll: true });
 });
 addEventListener("visibilitychange", () => document.hidden || refresh());
-setInterval(() => document.hidden || !hasRoom() || refresh(), REFRESH_MS);
+setInterval(() => document.hidden || looking || !hasRoom() || refresh(), REFRESH_MS);
 whenDeleted((ids) => {
   if (ids.some((id) => location.hash.includes(id))) location.hash = "";
   refresh();
