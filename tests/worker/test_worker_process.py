@@ -200,7 +200,8 @@ def test_a_request_that_does_not_fit_into_the_workers_memory_is_refused_with_wha
     limited = {"catalog": str(catalog), "worker_memory_bytes": "99000000"}
     settings = Settings(redis_url=redis_url, storage_url=str(tmp_path / "objects"), open_access=True, catalog=catalog)
     with started(redis_url, tmp_path, **limited) as worker, serving(settings, tmp_path) as service:
-        until(lambda: any(service.store.load("demo").fits), "the worker tells what fits")
+        load = service.store.load
+        until(lambda: any(load("demo").queues[Priority.interactive].fits), "the worker tells what fits")
         assert "demo: does not fit into 0.0922 GiB, and is refused: 128x128 with 33 frames" in worker.log()
         refused = service.http.post("/videos", json={"prompt": "a red circle"})
         assert refused.status_code == 400 and refused.json()["error"]["param"] == "num_frames"
