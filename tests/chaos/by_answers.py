@@ -310,11 +310,12 @@ class Manners(Scene):
         assert service.http.get("/healthz").status_code == 200, "idle connections keep another one out"
         busy = [asks(begun) for _ in range(8)]
         until(lambda: len(service.server.server_state.connections) >= 8, "eight are begun")
-        refused_one = asks(whole).recv(4096).decode()
+        refused_one = asks(b"GET /models HTTP/1.1\r\nHost: a\r\n\r\n").recv(4096).decode()
         assert refused_one.startswith("HTTP/1.1 503 ") and "retry-after: " in refused_one.lower(), refused_one[:200]
+        assert asks(whole).recv(4096).startswith(b"HTTP/1.1 200"), "a probe of a crowded gateway takes it for dead"
         for each in (*idle, *busy):
             each.close()
-        until(lambda: service.http.get("/healthz").status_code == 200, "there is room again")
+        until(lambda: service.http.get("/models").status_code == 200, "there is room again")
 
     def places(self, service: Service) -> None:
         """A job waits, and its queue gets a worker."""
