@@ -41,6 +41,7 @@ TIMES = (
     "workers:*",
     "serving:*",
     "fitting:*",
+    "unoffered:*",
 )
 """Keys of the store whose members have a time."""
 

@@ -17,11 +17,13 @@ ANNOUNCED_SECONDS = 60.0
 COUNTED_SECONDS = 20.0
 """A worker that has announced nothing for this long is not counted when times are estimated."""
 
+REMEMBERED_SECONDS = 900.0
+"""Seconds after its last announcement in which a worker is left what fits into its memory alone: it may restart."""
+
 
 class Announcements:
     """Part of a JobStore that knows the models."""
 
-    unserved_seconds: float
     _scripts: Scripts
     _unreadable: set[bytes]
 
@@ -38,8 +40,8 @@ class Announcements:
             spec: the model's catalog entry.
             worker: its name.
             priorities: of the queues.
-            fits: what fits into its memory; None if that is not known. Workers with less memory leave that to it, also
-                while it is gone, for as long as jobs wait for a worker at all.
+            fits: what fits into its memory; None if that is not known. Remembered for ``REMEMBERED_SECONDS``: workers
+                with less memory leave it to this one.
 
         Returns:
             For each of the queues how many bells the worker is to ring: more jobs wait than have one.
@@ -53,7 +55,7 @@ class Announcements:
             counts_ms=round(COUNTED_SECONDS * 1000),
             priorities=list(priorities),
             fits=None if fits is None else fits.model_dump_json(),
-            remembers_ms=round(self.unserved_seconds * 1000),
+            remembers_ms=round(REMEMBERED_SECONDS * 1000),
         )
         return dict(zip(priorities, bells, strict=True))
 

@@ -71,7 +71,7 @@ class Attempts:
     max_attempts: int
     file: AppendOnlyFile
     _scripts: Scripts
-    _passed_over: set[bytes]
+    _passed_over: set[str]
 
     def start_worker(self, worker: str) -> str | None:
         """Queue the job that an earlier process of this worker was running when it died, without waiting for its lease.
@@ -101,8 +101,8 @@ class Attempts:
             worker: a name that no other worker has.
             process: of the worker's processes, the one that asks.
             priorities: the queues that the worker serves.
-            spec: its catalog entry. A job that asks for a task or an adapter which this lacks is left to other workers,
-                as while a catalog is being changed. None: it takes every job.
+            spec: its catalog entry. A job that asks for inputs, sound or adapters which this lacks is left to other
+                workers, as while a catalog is being changed. None: it takes every job.
         """
         found = self._scripts.run(
             "claim",
@@ -116,10 +116,11 @@ class Attempts:
             nonce=secrets.token_hex(NONCE_BYTES),
             given_up=given_up(self.max_attempts).model_dump_json(),
         )
-        if isinstance(found, bytes) and found not in self._passed_over:  # once: it is asked again every few seconds
-            self._passed_over.add(found)
+        if isinstance(found, bytes):
             job_id, _, which = found.decode().partition(" ")
-            log.warning("%s: requires a worker %s", job_id, which)
+            if which not in self._passed_over:  # once: it is asked again every few seconds
+                self._passed_over.add(which)
+                log.warning("%s: requires a worker %s", job_id, which)
         if not isinstance(found, list):
             return None
         try:

@@ -241,6 +241,12 @@ class ModelSpec(BaseModel):
             low, high = getattr(self, name) or (0, 0)
             if low > high:
                 raise ValueError(f"{name}: [{low}, {high}] is not a valid range")
+        for each in self.output_formats:
+            if each.max_fps is not None and self.fps_range[0] > each.max_fps:
+                why = f"output_formats: {each} plays at up to {each.max_fps} frames per second"
+                raise ValueError(
+                    f"{why}, and fps_range begins at {self.fps_range[0]}; allowed: formats that a rate fits"
+                )
         first = self.output_formats[0]
         if first.max_fps is not None and self.fps > first.max_fps:
             why = f"the default of fps, {self.fps}, is too fast for {first}, the first of output_formats"

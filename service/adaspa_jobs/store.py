@@ -157,7 +157,7 @@ class JobStore(Attempts, Announcements, Counts, Times, Usages, Upkeep):
         }
         self._scripts = Scripts(client, json.dumps(limits))
         self._unreadable: set[bytes] = set()
-        self._passed_over: set[bytes] = set()
+        self._passed_over: set[str] = set()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "JobStore":

@@ -39,18 +39,20 @@ class Upkeep:
         return [job_id.decode() for job_id in found or []]
 
     def time_out(self) -> list[str]:
-        """Fail jobs that have waited for their turn, or for any worker that serves their queue, too long; those.
+        """Fail jobs that have waited too long for their turn, or for a worker that could run them; those.
 
         Up to 100 of a queue a call.
         """
         timed_out = f"No worker took the job within {self.queue_seconds:.0f} s."
         unserved = f"No worker served the model's queue for {self.unserved_seconds:.0f} s."
+        lacked = f"No worker's catalog entry had the job's inputs, sound or adapters for {self.unserved_seconds:.0f} s."
         found = self._scripts.run(
             "time_out",
             wait_ms=round(self.queue_seconds * 1000),
             unserved_ms=round(self.unserved_seconds * 1000),
             timed_out=JobError(code=ErrorCode.queue_timeout, message=timed_out).model_dump_json(),
             unserved=JobError(code=ErrorCode.model_not_served, message=unserved).model_dump_json(),
+            unoffered=JobError(code=ErrorCode.model_not_served, message=lacked).model_dump_json(),
         )
         return [job_id.decode() for job_id in found]
 

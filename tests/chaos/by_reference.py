@@ -63,7 +63,7 @@ HOUR_MS = 3_600_000
 WAIT_MS, UNSERVED_MS, AWAITED_MS = 900_000, 300_000, 120_000
 LOOKED_MS = {30.0: 9_000, 6.0: 2_900}
 """By the seconds of a lease, the time between two looks of janitors that counts as if they looked all the while."""
-HOLDS_MS, COUNTS_MS, AGAIN_MS = 60_000, 20_000, 10_000
+HOLDS_MS, COUNTS_MS, REMEMBERS_MS, AGAIN_MS = 60_000, 20_000, 900_000, 10_000
 SKIPPED_MS = 400 * 24 * HOUR_MS
 UNKNOWN = "video_" + "0" * 32
 ATTEMPT_MS, DEAD_MS, KEPT, OWNER_ATTEMPTS = 10**9, 300_000, 8, 2
@@ -466,7 +466,7 @@ class Drawn:
         store, wanted = self.store, self.wanted
         made_of_images = [each for each in wanted.keys["purge"] if wanted.job(each).get("inputs")]
         job_id = self.random.choice([self.some_job(), *list(wanted.keys["purge"])[:2], *made_of_images[:2]])
-        codes = [{"code": code, "message": Anything()} for code in ("queue_timeout", "model_not_served")]
+        codes = [{"code": code, "message": Anything()} for code in ("queue_timeout", *["model_not_served"] * 2)]
         chores: dict[str, Callable[[], tuple[Any, Any]]] = {
             "requeue": lambda: (sorted(store.requeue_expired()), self.requeued()),
             "time out": lambda: (sorted(store.time_out()), wanted.time_out(WAIT_MS, UNSERVED_MS, *codes)),
@@ -522,7 +522,7 @@ class Drawn:
             fits and json.loads(fits.model_dump_json()),
             holds_ms=HOLDS_MS,
             counts_ms=COUNTS_MS,
-            remembers_ms=UNSERVED_MS,
+            remembers_ms=REMEMBERS_MS,
             digest=sha1(spec.model_dump_json().encode()).hexdigest(),
         )
         self.agree("bells", list(bells.values()), wanted)

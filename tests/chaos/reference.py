@@ -507,7 +507,7 @@ class Reference:
         due = self.until("leases", self.now)[:100]
         return [job_id for job_id in due if self.lose_worker(job_id, error)]
 
-    def time_out(self, wait_ms: int, unserved_ms: int, timed_out: Any, unserved: Any) -> list[str]:
+    def time_out(self, wait_ms: int, unserved_ms: int, timed_out: Any, unserved: Any, unoffered: Any) -> list[str]:
         self.look()
         failed: list[str] = []
 

@@ -125,8 +125,11 @@ def test_an_animated_image_is_no_faster_than_browsers_play_it(settings: Settings
     """A frame of 10 ms or less is shown for 100: whoever asked for 60 frames a second would see fewer than 20."""
     moving = {"fps_range": [1, 120], "output_formats": ["gif", "webp", "webm", "mp4"]}
     quick = {"fps_range": [1, 120], "fps": 60}
+    images = {"fps_range": [1, 120], "output_formats": ["gif", "webp"]}
+    fast = {"fps_range": [60, 120], "fps": 60, "output_formats": ["webm", "webp"]}
+    models = {"moving": moving, "quick": quick, "images": images, "fast": fast}
     with serving(
-        settings.model_copy(update={"catalog": demo_catalog(tmp_path / "c.json", {"moving": moving, "quick": quick})}),
+        settings.model_copy(update={"catalog": demo_catalog(tmp_path / "c.json", models)}),
         tmp_path,
     ) as service:
         for taken in (
@@ -136,18 +139,26 @@ def test_an_animated_image_is_no_faster_than_browsers_play_it(settings: Settings
             {"model": "quick"},
         ):
             assert service.create(**taken)
-        for asked, param, most in (
-            ({"fps": 51}, "fps", "gif at up to 50"),
-            ({"fps": 60, "output_format": "gif"}, "fps", "gif at up to 50"),
-            ({"fps": 91, "output_format": "webp"}, "fps", "webp at up to 90"),
-            ({"model": "quick", "output_format": "gif"}, "output_format", "gif at up to 50"),
+        both = "or output_format mp4 or webm"
+        for asked, param, most, other in (
+            ({"fps": 51}, "fps", "gif at up to 50", f"fps up to 50, {both}"),
+            ({"fps": 60, "output_format": "gif"}, "fps", "gif at up to 50", f"fps up to 50, {both}"),
+            ({"fps": 91, "output_format": "webp"}, "fps", "webp at up to 90", f"fps up to 90, {both}"),
+            ({"model": "quick", "output_format": "gif"}, "output_format", "gif at up to 50", f"fps up to 50, {both}"),
+            ({"model": "images", "fps": 60}, "fps", "gif at up to 50", "fps up to 50"),
+            (
+                {"model": "fast", "fps": 91, "output_format": "webp"},
+                "fps",
+                "webp at up to 90",
+                "fps up to 90, or output_format webm",
+            ),
         ):
             answer = service.http.post("/videos", json={"prompt": "a star", **asked})
             error = answer.json()["error"]
             assert (answer.status_code, error["param"]) == (400, param) and f"browsers play {most} frames" in error[
                 "message"
             ]
-            assert error["message"].endswith(f"allowed: fps up to {most[-2:]}, or output_format mp4 or webm")
+            assert error["message"].endswith(f"allowed: {other}")
 
 
 def test_a_catalog_has_no_default_that_browsers_do_not_play() -> None:
@@ -158,6 +169,9 @@ def test_a_catalog_has_no_default_that_browsers_do_not_play() -> None:
     assert ModelSpec.model_validate(demo | {"fps": 50}).fps == 50
     with pytest.raises(ValidationError, match=r"the default of fps, 60, is too fast for gif.*allowed: up to 50"):
         ModelSpec.model_validate(demo | {"fps": 60})
+    late = {"fps_range": [60, 120], "fps": 60, "output_formats": ["mp4", "gif"]}
+    with pytest.raises(ValidationError, match="output_formats: gif plays at up to 50 frames per second"):
+        ModelSpec.model_validate(demo | late)
 
 
 def test_a_value_of_the_wrong_type_is_told_what_its_own_model_allows(settings: Settings, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from adaspa_jobs.job import SCHEMA_VERSION, Input, Job, JobParams, since
 from adaspa_jobs.record import RecordUnreadable
 from adaspa_jobs.store import JobStore
 from admitting import admit, create
+from faults import let_time_pass
 from pydantic import Field
 from records import PARAMS, capture, make_jobs, restore
 from running_gateway import Service
@@ -115,7 +116,7 @@ INPUT = Input(key="inputs/x/first.png", content_type="image/png", bytes=1, sha25
         ({"loras": [USE]}, ({}, {"loras": [LORA]}), "has the adapter ink"),
         ({"loras": [USE]}, ({"loras": [LORA | {"sha256": "c" * 64}]}, {"loras": [LORA]}), "has the adapter ink"),
         ({"inputs": [INPUT]}, ({}, {"tasks": [Task.text_to_video, Task.image_to_video]}), "has the inputs first"),
-        ({}, ({"tasks": [Task.image_to_video]}, {}), "has the inputs "),
+        ({}, ({"tasks": [Task.image_to_video]}, {}), "has a task without inputs"),
         ({"audio": True}, ({}, {"audio": True}), "has sound"),
         ({"loras": [USE, OTHER]}, ({"loras": LORAS, "max_loras": 1}, {"loras": LORAS}), "allows 2 adapters"),
         ({"loras": [USE.model_copy(update={"scale": 0.0})]}, (None, {}), ""),
@@ -142,6 +143,61 @@ def test_a_job_is_left_to_workers_whose_catalog_has_what_it_asks_for(
         assert get(store, job.id).attempt == 0
     lease = store.claim("demo", "worker-2", spec=ModelSpec.model_validate(demo | having))
     assert lease is not None and lease.job.id == job.id
+
+
+def test_a_job_that_asks_for_what_no_entry_has_waits_as_long_as_for_any_worker(store: JobStore) -> None:
+    demo = Catalog.load(None).default.model_dump() | {"default_loras": []}
+    without, ink = (ModelSpec.model_validate(demo | {"loras": loras}) for loras in ([], [LORA]))
+    job = create(store, JobParams.model_validate(PARAMS | {"loras": [USE]}))
+
+    def passed_over(*others: ModelSpec) -> None:
+        for number, spec in enumerate((*others, without)):
+            store.announce(spec, f"worker-{number}")
+        assert store.claim("demo", f"worker-{len(others)}", spec=without) is None
+
+    def time_out() -> list[str]:
+        store.announce(without, "worker-0")
+        return store.time_out()
+
+    passed_over()
+    let_time_pass(store.client, store.unserved_seconds - 10)
+    assert not time_out()
+    passed_over(ink)
+    let_time_pass(store.client, 20)
+    assert not time_out(), "a worker with the adapter came"
+    passed_over()
+    let_time_pass(store.client, store.unserved_seconds - 10)
+    assert not time_out()
+    let_time_pass(store.client, 20)
+    assert time_out() == [job.id]
+    error = get(store, job.id).error
+    assert error and error.code == "model_not_served" and "No worker's catalog entry had" in error.message
+    assert not store.client.exists("adaspa:unoffered:demo")
+
+
+def test_a_job_that_an_earlier_version_took_out_of_the_queue_does_not_fail_as_one_that_waits(
+    store: JobStore, valkey: redis.Redis
+) -> None:
+    """Its scripts do not know the list of jobs that no catalog entry offers."""
+    job, waits = (create(store, JobParams.model_validate(PARAMS)) for _ in range(2))
+    store.request_cancel(job.id)
+    valkey.zadd("adaspa:unoffered:demo", {job.id: 0, waits.id: 0})
+    store.announce(Catalog.load(None).default.model_copy(update={"loras": []}), "worker")
+    valkey.zadd("adaspa:unoffered:demo", {job.id: 0, waits.id: 0})
+    assert store.time_out() == [waits.id]
+    assert (get(store, job.id).status, valkey.exists("adaspa:unoffered:demo")) == (JobStatus.cancelled, 0)
+
+
+def test_a_worker_tells_once_for_each_reason_why_it_leaves_jobs_to_others(
+    store: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    demo = Catalog.load(None).default.model_dump() | {"loras": [], "default_loras": []}
+    spec = ModelSpec.model_validate(demo)
+    jobs = [create(store, JobParams.model_validate(PARAMS | {"loras": [USE]})) for _ in range(3)]
+    for _ in range(3):
+        assert store.claim("demo", "worker", spec=spec) is None
+    (told,) = caplog.messages
+    assert told == f"{jobs[0].id}: requires a worker whose catalog entry has the adapter ink with this SHA-256"
 
 
 def test_a_job_that_needs_a_later_version_is_left_to_its_workers(

@@ -42,6 +42,7 @@
 --   fits:{model}     hash    by worker, what fits into its memory (JSON), of those that say so
 --   fitting:{queue}  zset    those of them that serve this queue by the time (ms) until which what fits there is left to
 --                            them, though they are gone
+--   unoffered:{queue} zset   waiting jobs that ask for what no live worker's catalog entry has, by when (ms) that was noticed
 --   rung             hash    by queue, when (ms) a worker was last told to ring its bells
 --   set_aside        list    ids of jobs that were taken out of queues and leases because their records cannot be read
 --   events:{id}      stream  a job's transitions and steps
@@ -207,10 +208,10 @@ local function note_usage(id, what, amount)
   end
 end
 
--- On how many GPUs a job runs: its worker said so, unless it is an earlier version's. Others may have other entries.
-local function gpus_of(id)
-  local spec = redis.call('HGET', PREFIX .. 'served', job(id).model)
-  return tonumber(get(id, 'gpus')) or spec and tonumber(parsed(spec).gpus) or 1
+-- How many GPUs the workers of a model have, as of the entry that is offered.
+local function usual_gpus(model)
+  local spec = redis.call('HGET', PREFIX .. 'served', model)
+  return spec and tonumber(parsed(spec).gpus) or 1
 end
 
 -- A worker no longer has the lease of this job, if it had it.
@@ -222,12 +223,13 @@ end
 
 -- How long (ms) the attempt ran, if it is known.
 local function leave_running(id)
-  local running, worker = PREFIX .. 'running:' .. job(id).model, get(id, 'worker')
+  local running = PREFIX .. 'running:' .. job(id).model
+  local worker, gpus = unpack(redis.call('HMGET', record(id), 'worker', 'gpus'))
   local began = redis.call('ZSCORE', running, id)
   local ran = began and math.max(0, steady() - began)
   if ran then
     redis.call('HINCRBY', record(id), 'ran_ms', int(ran))
-    note_usage(id, 'gpu_ms', ran * gpus_of(id))
+    note_usage(id, 'gpu_ms', ran * (tonumber(gpus) or usual_gpus(job(id).model)))
   end
   redis.call('ZREM', running, id)
   redis.call('ZREM', PREFIX .. 'leases', id)
@@ -276,6 +278,7 @@ local function leave_queue(id)
   local queue, owner = job(id).queue, job(id).owner
   redis.call('ZREM', PREFIX .. 'waiting_by_owner:' .. queue .. ':' .. owner, id)
   redis.call('ZREM', PREFIX .. 'arrivals:' .. queue, id)
+  redis.call('ZREM', PREFIX .. 'unoffered:' .. queue, id)
   if redis.call('ZREM', PREFIX .. 'waiting:' .. queue, id) == 0 then
     return false
   end
@@ -416,7 +419,7 @@ local function discard(id)
   end
 end
 
--- What every script reads of a job's record, by name, and whether it is all there. Also of a later version's.
+-- What every script reads of a job's record, by name, whether it is all there, and the parameters. Also of a later version's.
 local function read(id)
   local names = { 'owner', 'model', 'priority', 'cost', 'attempt', 'lost_attempts', 'schema_version', 'progress',
     'params', 'started_at' }
@@ -427,7 +430,8 @@ local function read(id)
   local numbers = tonumber(fields.cost) and tonumber(fields.attempt) and tonumber(fields.lost_attempts)
     and tonumber(fields.schema_version)
   local texts = fields.owner and fields.model and fields.priority and fields.progress
-  return fields, numbers and texts and tonumber(parsed(fields.params).steps) and true or false
+  local asked = parsed(fields.params)
+  return fields, numbers and texts and tonumber(asked.steps) and true or false, asked
 end
 
 -- The summed cost of a queue's jobs, anew: what one that cannot be read has added to it, nobody can say.

@@ -1,11 +1,12 @@
 -- queued -> in_progress: the model's job that is next begins an attempt, under a lease with a token of its own.
 -- Of two priorities with waiting jobs, the one goes first that has had less for its share; within one, the lowest place.
 -- A lease that ran out first goes back to the queue (requeue.lua), where the attempts are counted.
--- A job for workers of a later version is passed over, and so is one that asks for inputs, sound or adapters that this
--- worker's catalog entry lacks; if there is no other, its id is the answer, and what it requires of a worker. So is a job
--- that does not fit into this worker's memory but into that of another worker, live or heard from lately.
--- model, priorities (that it serves), worker, process (of it), version (of the record), offers? (by its catalog entry: inputs
--- by their roles, adapters' hashes by name, max_loras, audio), gpus? (by it, too), nonce (for the token), given_up (error of a job that is given up, JSON)
+-- A job for workers of a later version is passed over. So is one that asks for inputs, sound or adapters that this worker's
+-- catalog entry lacks, or that fits into another worker's memory alone, be that live or heard from lately. If there is no
+-- other, the answer is the id of the first of them, and what it requires of a worker.
+-- model, priorities (that it serves), worker, process (of it), version (of the record), offers? (by its catalog entry:
+-- inputs by their roles, adapters' hashes by name, max_loras, audio), gpus? (by it, too), nonce (for the token), given_up
+-- (error of a job that is given up, JSON)
 local model, worker = A.model, A.worker
 local LOOKED_AT = 1000
 
@@ -25,8 +26,7 @@ local function entry(value, key)
 end
 
 -- What a worker told of its memory may be unknown, or unreadable, and then everything fits.
-local function fits(told, id)
-  local asked = parsed(get(id, 'params'))
+local function fits(told, asked)
   local preset = type(asked.quality) == 'string' and asked.quality or ''
   local by_size = entry(parsed(told).frames, preset)
   local most = tonumber(entry(by_size, tostring(asked.width) .. 'x' .. tostring(asked.height)))
@@ -35,14 +35,14 @@ end
 
 -- Only those that serve its queue: others would never take it. One that is gone may come back, as after a restart, and its
 -- jobs would end out of memory here.
-local function is_for_others(id, queue)
-  local own = redis.call('HGET', PREFIX .. 'fits:' .. model, worker)
-  if fits(own, id) then
+local function fits_elsewhere(asked, queue)
+  local told = PREFIX .. 'fits:' .. model
+  if fits(redis.call('HGET', told, worker), asked) then
     return false
   end
   for _, kind in ipairs({ 'serving:', 'fitting:' }) do
     for _, other in ipairs(redis.call('ZRANGE', PREFIX .. kind .. queue, int(steady()), '+inf', 'BYSCORE')) do
-      if fits(redis.call('HGET', PREFIX .. 'fits:' .. model, other), id) then
+      if fits(redis.call('HGET', told, other), asked) then
         return true
       end
     end
@@ -50,22 +50,35 @@ local function is_for_others(id, queue)
   return false
 end
 
+-- Many jobs that wait ask for the same size and length.
+local verdicts = {}
+local function is_for_others(asked, queue)
+  local kind = queue
+  for _, name in ipairs({ 'quality', 'width', 'height', 'num_frames' }) do
+    kind = kind .. ' ' .. tostring(asked[name])
+  end
+  if verdicts[kind] == nil then
+    verdicts[kind] = fits_elsewhere(asked, queue)
+  end
+  return verdicts[kind]
+end
+
 local function list(value)
   return type(value) == 'table' and value or {}
 end
 
 -- What a job asks for that this worker's catalog entry lacks, in words; nil if that is nothing.
-local function lacking(params)
+local function lacking(asked)
   if not A.offers then
     return nil
   end
-  local asked, roles = parsed(params), {}
+  local roles = {}
   for i, given in ipairs(list(asked.inputs)) do
     roles[i] = tostring(entry(given, 'role'))
   end
   table.sort(roles)
   if not A.offers.inputs[table.concat(roles, ',')] then
-    return 'whose catalog entry has the inputs ' .. table.concat(roles, ', ')
+    return 'whose catalog entry has ' .. (#roles > 0 and 'the inputs ' .. table.concat(roles, ', ') or 'a task without inputs')
   end
   if asked.audio == true and not A.offers.audio then
     return 'whose catalog entry has sound'
@@ -82,18 +95,48 @@ local function lacking(params)
   end
 end
 
+local function entries_are_alike()
+  local entries = PREFIX .. 'entries:' .. model
+  local own = redis.call('HGET', entries, worker)
+  for _, other in ipairs(redis.call('ZRANGE', PREFIX .. 'workers:' .. model, int(steady()), '+inf', 'BYSCORE')) do
+    if redis.call('HGET', entries, other) ~= own then
+      return false
+    end
+  end
+  return true
+end
+
+-- While all live workers have one entry, none can run what it lacks: such a job waits for a worker as long as for any.
+local alike
+local function note_unoffered(id, queue)
+  if alike == nil then
+    alike = entries_are_alike()
+  end
+  if alike then
+    redis.call('ZADD', PREFIX .. 'unoffered:' .. queue, 'NX', int(steady()), id)
+  else
+    redis.call('ZREM', PREFIX .. 'unoffered:' .. queue, id)
+  end
+end
+
 -- What an attempt needs to know of a waiting job, and whether this worker may run it.
 local passed
+local function pass(id, requires)
+  passed = passed or id .. ' ' .. requires
+end
 local function look_at(id, queue)
-  local fields, whole = read(id)
-  local lacks = whole and lacking(fields.params)
+  local fields, whole, asked = read(id)
+  local lacks = whole and lacking(asked)
   if not whole then
     set_aside(id)
   elseif tonumber(fields.schema_version) > A.version then
-    passed = id .. ' of a later version'
+    pass(id, 'of a later version')
   elseif lacks then
-    passed = id .. ' ' .. lacks
-  elseif not is_for_others(id, queue) then
+    pass(id, lacks)
+    note_unoffered(id, queue)
+  elseif is_for_others(asked, queue) then
+    pass(id, 'with more memory')
+  else
     know(id, fields.owner, fields.model, fields.priority, fields.cost)
     return { id = id, attempt = fields.attempt, params = fields.params, started_at = fields.started_at }
   end

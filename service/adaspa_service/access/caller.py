@@ -25,14 +25,14 @@ class Caller:
         max_in_flight: queued and running jobs that it may have; None: as many as the queues take.
         expires_at: when its key ends, in Unix seconds; None: never.
         name: what its key is for.
-        has_key: whether the owner is a key of the key store.
+        keyed: whether the owner is a key of the key store.
     """
 
     owner: str
     max_in_flight: int | None = None
     expires_at: int | None = None
     name: str = ""
-    has_key: bool = False
+    keyed: bool = False
 
 
 class Callers:
@@ -128,7 +128,7 @@ class Callers:
 
 
 def _caller(key: ApiKey) -> Caller:
-    return Caller(key.id, key.max_in_flight, key.expires_at, key.name, has_key=True)
+    return Caller(key.id, key.max_in_flight, key.expires_at, key.name, keyed=True)
 
 
 def unauthorized(access: Access, token: str | None) -> ApiError:
@@ -137,9 +137,13 @@ def unauthorized(access: Access, token: str | None) -> ApiError:
     if token is None:
         message = f"Authorization: required; send the header 'Authorization: Bearer <{what}>'"
         return ApiError(401, "missing_api_key", message, "Authorization", {"WWW-Authenticate": "Bearer"})
+    return refused(f"not {what}" if access is Access.token else "the API key is not valid")
+
+
+def refused(why: str) -> ApiError:
+    """401 for a token or an API key that is not valid, or no longer."""
     challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-    message = f"Authorization: not {what}" if access is Access.token else "Authorization: the API key is not valid"
-    return ApiError(401, "invalid_api_key", message, "Authorization", challenge)
+    return ApiError(401, "invalid_api_key", f"Authorization: {why}", "Authorization", challenge)
 
 
 def keys_lost() -> ApiError:

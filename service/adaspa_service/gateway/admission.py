@@ -20,8 +20,7 @@ from adaspa_jobs.store import (
     TooManyInFlight,
 )
 
-from adaspa_service.access.caller import Caller, unauthorized
-from adaspa_service.access.open_access import Access
+from adaspa_service.access.caller import Caller, refused
 from adaspa_service.errors import ApiError, bad_field
 from adaspa_service.gateway.lookup import not_found
 from adaspa_service.gateway.memory import check_fits
@@ -70,7 +69,7 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
 
     Raises:
         ApiError: 400 priority not offered, more jobs than the caller may ever have, or more memory than any worker of
-            the model has, 401 the caller's key has ended since the request began, 404 a remix of a video whose
+            their queue has, 401 the caller's key has ended since the request began, 404 a remix of a video whose
             images went just now, 429 queue full or too many of the caller's jobs in flight, 422 key used with another
             request, 503 its images were stored too long ago.
         StoreUnavailable: it is not known whether anything was accepted, because a Redis that does not answer in time
@@ -82,7 +81,7 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
             wanted.params,
             idempotency,
             caller.owner,
-            keyed=caller.has_key,
+            keyed=caller.keyed,
             max_in_flight=caller.max_in_flight,
             priority=priority,
             cost=cost,
@@ -90,7 +89,7 @@ def submit(state: AppState, caller: Caller, wanted: JobRequest, idempotency: tup
             labels=wanted.labels,
         )
     except KeyGone as error:
-        raise unauthorized(Access.keys, caller.owner) from error
+        raise refused("the API key is not valid") from error
     except QueueFull as error:
         raise full(state, wanted.spec.id, priority, len(wanted.params)) from error
     except TooManyInFlight as error:

@@ -37,20 +37,19 @@ TURNS = {
 # It warns of half as many pixels as it refuses; the limit here is the service's own.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+BROKEN = "is damaged or incomplete; allowed: a complete image"
+
 
 def opened(file: IO[bytes], max_pixels: int) -> Image.Image:
     """An image by its first bytes, and the checksums of a PNG: nothing of it is decoded.
 
     Raises:
         InputRefused: it is none of the formats, moves, has too many pixels, is a JPEG of very many scans, or a PNG with
-            a wrong checksum.
+            a wrong checksum or without its end.
     """
     check_cost(file)
     try:
         image = Image.open(file, formats=FORMATS)
-        if image.format == "PNG":
-            image.verify()  # decoding it asks for no checksum of its pixels
-            image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise InputRefused(f"has too many pixels; allowed: up to {max_pixels}", too_large=True) from error
     except UnidentifiedImageError as error:
@@ -64,7 +63,13 @@ def opened(file: IO[bytes], max_pixels: int) -> Image.Image:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a phone's JPEG with a second picture for depth or brightness
         raise InputRefused(f"is animated ({frames} frames); allowed: a still image")
-    return image
+    if image.format != "PNG":
+        return image
+    try:
+        image.verify()  # decoding it asks for no checksum of its pixels
+    except DAMAGE as error:
+        raise InputRefused(BROKEN) from error
+    return Image.open(file, formats=FORMATS)
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -115,7 +120,7 @@ def fitted(image: Image.Image, size: tuple[int, int], bars: str | None) -> Image
         flat = _flat(scale(_plain(image), target, Image.Resampling.LANCZOS))
         scaled = _in_srgb(flat, image.info.get("icc_profile"))
     except DAMAGE as error:
-        raise InputRefused("is damaged or incomplete; allowed: a complete image") from error
+        raise InputRefused(BROKEN) from error
     if bars is not None:
         canvas = Image.new("RGB", target, bars)
         canvas.paste(scaled, ((target[0] - scaled.width) // 2, (target[1] - scaled.height) // 2))

@@ -114,20 +114,23 @@ def _a_frame(asked: Asked, entry: Entry) -> str | None:
 def _a_sound(asked: Asked, entry: Entry) -> str | None:
     if not entry.audio:
         return f"model {entry.id} does not generate sound; allowed: none"
-    holding = [name for name in OutputFormat if name.holds_sound]
-    if not asked["audio"] or asked["output_format"] in holding:
+    if not asked["audio"] or OutputFormat[asked["output_format"]].holds_sound:
         return None
-    return f"{asked['output_format']} cannot hold sound; allowed: false, or output_format {' or '.join(holding)}"
+    holding = [name for name in OutputFormat if name.holds_sound and name in entry.output_formats]
+    other = f", or output_format {' or '.join(holding)}" if holding else ""
+    return f"{asked['output_format']} cannot hold sound; allowed: false{other}"
 
 
 def _not_too_fast(asked: Asked, entry: Entry) -> str | None:
     output = OutputFormat[asked["output_format"]]
     if output.max_fps is None or asked["fps"] <= output.max_fps:
         return None
-    unlimited = " or ".join(name for name in OutputFormat if name.max_fps is None)
+    unlimited = [name for name in OutputFormat if name.max_fps is None and name in entry.output_formats]
+    allowed = [f"fps up to {output.max_fps}"] if entry.fps_range[0] <= output.max_fps else []
+    allowed += [f"output_format {' or '.join(unlimited)}"] if unlimited else []
     return (
         f"browsers play {output} at up to {output.max_fps} frames per second, and {asked['fps']} far too slowly; "
-        f"allowed: fps up to {output.max_fps}, or output_format {unlimited}"
+        f"allowed: {', or '.join(allowed)}"
     )
 
 
