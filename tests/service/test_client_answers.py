@@ -20,7 +20,7 @@ import adaspa_client as package
 import httpx
 import pytest
 from adaspa_api.token_file import token_file
-from adaspa_client import ApiError, NotFound, NotUnderstood, asynchronous, plans, sync
+from adaspa_client import ApiError, NotFound, NotUnderstood, asynchronous, errors, plans, sync
 from adaspa_client.errors import api_error, retry_after
 from adaspa_client.events import Event, EventReader
 from adaspa_client.local_token import LocalToken, read_token
@@ -251,7 +251,7 @@ def test_a_job_is_waited_for_through_every_outage_that_is_shorter_than_the_patie
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_job_is_asked_for_again_when_the_gateway_says(service: Service, clock: list[float], status: int) -> None:
-    """As late as the caller waits at all, and not more often than it asks."""
+    """Within the patience and the timeout of the caller, and not more often than it asks."""
     running = service.http.get(f"/videos/{service.create()['id']}").json()
 
     def passing(seconds: float) -> None:
@@ -260,16 +260,16 @@ def test_a_job_is_asked_for_again_when_the_gateway_says(service: Service, clock:
     def wait(answers: list[Given], timeout: float = 1e6, patience: float = 30.0) -> Driven:
         return drive(plans.wait(VIDEO_ID, None, 10.0, timeout, patience), answers, running, passing)
 
-    for after, paused in ((0.0, 10.0), (7.0, 10.0), (25.0, 25.0), (45.0, 45.0), (600.0, 600.0)):
+    for after, paused in ((0.0, 10.0), (7.0, 10.0), (25.0, 25.0), (45.0, 30.0), (600.0, 30.0)):
         done = wait([(status, after), 200, (status, after), 404])
         assert isinstance(done.error, NotFound) and done.paused == [paused, 10.0, paused], after
     done = wait([(status, 20.0)] * 4)
     assert isinstance(done.error, ApiError) and done.error.status == status
-    assert done.paused == [20.0, 20.0], "its patience is over"
+    assert done.paused == [20.0, 10.0], "its patience is over"
     done = wait([(status, 45.0)] * 2, patience=0.0)
     assert isinstance(done.error, ApiError) and done.paused == []
-    done = wait([200, (status, 600.0), 200], timeout=50.0)
-    assert isinstance(done.error, TimeoutError) and done.paused == [10.0, 40.0] and len(done.sent) == 3
+    done = wait([200, (status, 600.0), 200], timeout=30.0)
+    assert isinstance(done.error, TimeoutError) and done.paused == [10.0, 20.0] and len(done.sent) == 3
 
 
 def test_a_job_is_waited_for_until_it_has_ended_in_whatever_way(service: Service, clock: list[float]) -> None:
@@ -438,6 +438,11 @@ def begin(wire: BaseHTTPRequestHandler, status: int = 200, **headers: str) -> No
     wire.end_headers()
 
 
+def begin_stream(wire: BaseHTTPRequestHandler) -> None:
+    """The head of a stream of events."""
+    begin(wire, Content_Type="text/event-stream; charset=utf-8")
+
+
 def say(wire: BaseHTTPRequestHandler, text: str) -> None:
     wire.wfile.write(text.encode())
     wire.wfile.flush()
@@ -450,13 +455,13 @@ def event(kind: str, place: int) -> str:
 def ends(wire: BaseHTTPRequestHandler) -> None:
     """The rest of a stream, for who knows its beginning."""
     assert wire.headers["Last-Event-ID"] == "1-0"
-    begin(wire)
+    begin_stream(wire)
     say(wire, event("completed", 2))
 
 
 def first(wire: BaseHTTPRequestHandler) -> None:
     """The first event; then the connection is cut."""
-    begin(wire)
+    begin_stream(wire)
     say(wire, event("queued", 1) + "id: 7-0\nevent: completed\nda")
 
 
@@ -543,10 +548,11 @@ def test_a_download_is_asked_for_again_as_any_request_is(
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
-def test_a_time_to_try_again_is_seconds_or_a_date() -> None:
-    in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
-    assert 50 < retry_after(in_a_minute) <= 60
-    for value, seconds in (("7", 7.0), ("0", 0.0), (format_datetime(datetime.now(UTC)), 0.0)):
+def test_a_time_to_try_again_is_seconds_or_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime(2026, 1, 31, 23, 59, 30, tzinfo=UTC)
+    monkeypatch.setattr(errors, "datetime", SimpleNamespace(now=now.astimezone))
+    dates = [(format_datetime(now + timedelta(seconds=left), usegmt=True), max(left, 0)) for left in (60, 0, -60)]
+    for value, seconds in (("7", 7.0), ("0", 0.0), *dates):
         assert retry_after(value) == seconds
     for nonsense in ("", "-5", "nan", "inf", "soon", "1 Jan 2026", "Wed, 99 Nov 2026 00:00:00 GMT"):
         assert retry_after(nonsense) == 0, nonsense
@@ -558,7 +564,7 @@ def test_a_stream_that_went_silent_is_taken_up_anew(connect: Any, monkeypatch: p
     again, came = threading.Event(), list[bool]()
 
     def silent(wire: BaseHTTPRequestHandler) -> None:
-        begin(wire)
+        begin_stream(wire)
         say(wire, event("queued", 1))
         came.append(again.wait(10))
 
@@ -571,22 +577,38 @@ def test_a_stream_that_went_silent_is_taken_up_anew(connect: Any, monkeypatch: p
     assert came == [True], "while the connection still stood"
 
 
-def test_a_page_is_neither_a_stream_nor_a_video(connect: Any, tmp_path: Path) -> None:
-    def page(wire: BaseHTTPRequestHandler) -> None:
-        begin(wire, Content_Length="6", Content_Type="text/html; charset=utf-8")
-        say(wire, "<html>")
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [("text/html; charset=utf-8", "<html>"), ("text/plain", "Sign in"), ("Application/JSON", '{"hello": 1}')],
+)
+def test_an_answer_of_another_server_is_neither_a_stream_nor_a_video(
+    connect: Any, slept: list[float], tmp_path: Path, kind: str, body: str
+) -> None:
+    def other(wire: BaseHTTPRequestHandler) -> None:
+        begin(wire, Content_Length=str(len(body)), Content_Type=kind)
+        say(wire, body)
 
-    with acting(page) as url, connect(url) as client:
+    with acting(other) as url, connect(url) as client:
         with pytest.raises(NotUnderstood, match=f"GET /videos/{VIDEO_ID}/events is not that of"):
             list(client.events(VIDEO_ID))
         with pytest.raises(NotUnderstood, match=f"GET /videos/{VIDEO_ID}/content is not that of"):
             client.download(VIDEO_ID, tmp_path / "out.mp4")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [] and slept == [], "it is not asked for again"
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "video/mp4", "text/event-stream-of-another-kind"])
+def test_a_stream_is_one_of_events(connect: Any, slept: list[float], kind: str | None) -> None:
+    def other(wire: BaseHTTPRequestHandler) -> None:
+        begin(wire, Content_Length="0", **({"Content_Type": kind} if kind else {}))
+
+    with acting(other) as url, connect(url) as client, pytest.raises(NotUnderstood):
+        list(client.events(VIDEO_ID))
+    assert slept == [], "it is not asked for again"
 
 
 def test_a_stream_that_cannot_be_read_is_not_asked_for_again(connect: Any) -> None:
     def nonsense(wire: BaseHTTPRequestHandler) -> None:
-        begin(wire)
+        begin_stream(wire)
         say(wire, event("queued", 1) + "event: progress\ndata: {\n\n")
 
     found: list[str] = []
@@ -605,7 +627,7 @@ def test_a_gateway_whose_heart_beats_is_not_away(connect: Any, clock: list[float
 
     def back(wire: BaseHTTPRequestHandler) -> None:
         clock[0] += 20
-        begin(wire)
+        begin_stream(wire)
         if beats:
             say(wire, ": heartbeat\n\n")
 

@@ -14,6 +14,11 @@ ABANDONED_SECONDS = 86400.0
 """Seconds without a write after which a part is one of a download that was killed."""
 
 
+def is_file(content_type: str) -> bool:
+    """True if a video or a picture may be of this type: an error, a page to sign in and an API's answer are not."""
+    return not content_type.startswith(("text/", "application/json"))
+
+
 class Download:
     """Download to a file that appears under its name only when it is whole.
 

@@ -47,6 +47,11 @@ class Event:
         return JobStatus(self.data["status"])
 
 
+def is_stream(content_type: str) -> bool:
+    """True if a gateway's events are of this type."""
+    return content_type == "text/event-stream"
+
+
 class EventReader:
     """Reads the text of a stream. ``last_id`` is that of the last event with an id, to go on from."""
 

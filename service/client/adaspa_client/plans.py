@@ -227,7 +227,7 @@ def wait(
         except (httpx.TransportError, ApiError) as error:
             if away.ends(error):
                 raise
-            pause = max(poll, named(error))
+            pause = max(poll, away.pause(error))
         else:
             away.renew()
             if on_progress:

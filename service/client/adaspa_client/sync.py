@@ -16,9 +16,9 @@ from adaspa_api.videos import Video
 
 from adaspa_client import plans
 from adaspa_client.authorization import authorization
-from adaspa_client.download import Download
+from adaspa_client.download import Download, is_file
 from adaspa_client.errors import ApiError, api_error, not_understood
-from adaspa_client.events import Event, EventReader
+from adaspa_client.events import Event, EventReader, is_stream
 from adaspa_client.images import Image, body_of
 from adaspa_client.local_token import LocalToken
 from adaspa_client.plans import Answer, Pause, Plan
@@ -176,7 +176,7 @@ class Client:
             on_progress: called with every answer.
             poll: seconds between two questions.
             timeout: seconds after which TimeoutError is raised; the job goes on.
-            patience: seconds for which a gateway that is away or busy is asked again. If it names a time
+            patience: seconds for which a gateway that is away or busy is asked again. If it names a time within them
                 (``Retry-After``), it is asked again then.
         """
         return self._run(plans.wait(video_id, on_progress, poll, timeout, patience))
@@ -193,7 +193,7 @@ class Client:
         while True:
             pause = plans.DELAYS[0]
             try:
-                with self._stream(plans.path(video_id, "/events"), headers=reader.headers()) as response:
+                with self._stream(plans.path(video_id, "/events"), reader.headers(), is_stream) as response:
                     if response.status_code == NO_CONTENT:
                         return
                     reader.begin()
@@ -224,7 +224,7 @@ class Client:
                 before = download.received
                 try:
                     with self._stream(
-                        plans.path(video_id, "/content"), query={"variant": variant}, headers=download.headers()
+                        plans.path(video_id, "/content"), download.headers(), is_file, query={"variant": variant}
                     ) as response:
                         download.begin(response)
                         for chunk in response.iter_bytes():
@@ -238,15 +238,20 @@ class Client:
 
     @contextmanager
     def _stream(
-        self, path: str, headers: Mapping[str, str], query: Mapping[str, str] | None = None
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        expected: Callable[[str], bool],
+        query: Mapping[str, str] | None = None,
     ) -> Iterator[httpx.Response]:
-        """A response whose body is still to come. Raises ApiError."""
+        """A response whose body, if it has one, is still to come and of an expected type. Raises ApiError."""
         timeout = httpx.Timeout(**self._http.timeout.as_dict() | {"read": QUIET_SECONDS})
         with self._http.stream("GET", path, params=query, headers=headers, timeout=timeout) as response:
             if not response.is_success:
                 response.read()
                 raise api_error(response)
-            if response.headers.get("content-type", "").startswith("text/html"):
+            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if response.status_code != NO_CONTENT and not expected(kind):
                 raise not_understood(response.status_code, f"GET {path}")
             yield response
 
