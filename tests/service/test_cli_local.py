@@ -88,6 +88,17 @@ def test_a_failure_is_told_and_keeps_what_was_made_before(
     assert files[0].exists() and not files[1].exists()
 
 
+def test_a_process_that_fails_when_all_is_made_has_made_all(
+    worker: Callable[[str], None], params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker(f"{MAKES}\nsys.exit('torn down')")
+    files = [tmp_path / name for name in ("one.mp4", "two.mp4")]
+    videos, lost = local.generate_here([params(steps=1)] * 2, files, quiet=True)
+    assert lost is None and [video and video.status for video in videos] == ["completed"] * 2
+    said = "all videos were written; after that, the generating process ended unexpectedly: torn down"
+    assert capsys.readouterr().err == f"adaspa: {said}\n"
+
+
 def test_whoever_listens_no_longer_ends_the_worker(
     worker: Callable[[str], None], params: Params, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from adaspa_service.cli import app, main
 from adaspa_service.cli.server import checked
 from filmed import filmed
 from http_server import answering
-from running_gateway import FILES, Service, demo_catalog, serving
+from running_gateway import FILES, REPORT, Service, demo_catalog, serving
 from typer.testing import CliRunner
 from waiting import PATIENCE, until
 
@@ -185,6 +185,45 @@ def test_jobs_that_a_command_gives_up_are_named(
     assert "No such file or directory" in error and ids(service, "--status", "queued") == [others[1].id]
 
 
+def test_a_comparison_that_is_given_up_names_both_jobs(
+    service: Service, begun: Callable[..., forked.Started], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the one whose video has come: it goes with the command's folder."""
+    (folder := tmp_path / "folder").mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    command = begun("compare", "a star", "--sparsity", 0.5, "-o", tmp_path / "both.mp4", jobs=2)
+    dense, ours = sorted(service.store.unfinished("open"), key=lambda job: job.params.sparsity or 0)
+    service.complete(service.claim(dense.id))
+    until(lambda: list(folder.glob("*/dense.mp4")), "the dense video has come")
+    command.terminate()
+    command.wait(PATIENCE)
+    said = (tmp_path / "err.txt").read_text()
+    assert said.startswith(f"adaspa: not written, but left to the server: {dense.id}, {ours.id}; use"), said
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("command", ["generate", "compare"])
+def test_a_video_whose_file_is_gone_is_not_told_as_written(
+    service: Service, begun: Callable[..., forked.Started], tmp_path: Path, command: str
+) -> None:
+    lost = service.complete(service.claim(service.create()["id"]))
+    service.http.delete(f"/videos/{lost.id}")
+    asked = ("-n", 2, "--seed", 7) if command == "generate" else ("--sparsity", 0.5, "--json")
+    running = begun(command, "a star", *asked, jobs=2)
+    jobs = service.store.unfinished("open")
+    gone, kept = sorted(jobs, key=lambda job: (job.params.seed, job.params.sparsity or 0))
+    service.store.complete(service.claim(gone.id), lost.artifacts, REPORT, {"denoising": 1.5})
+    service.complete(service.claim(kept.id))
+    assert running.wait(PATIENCE) == 1
+    said, out = (tmp_path / "err.txt").read_text(), (tmp_path / "out.txt").read_text()
+    assert said == f"adaspa: the video of video {gone.id} is no longer in storage\n"
+    if command == "generate":
+        assert [line for line in out.splitlines() if line.startswith("Wrote")] == [f"Wrote {kept.id}.mp4"]
+    else:
+        told = json.loads(out)
+        assert told["dense"] is None and told["adaspa"]["id"] == kept.id
+
+
 def test_a_comparison_of_which_one_job_is_refused_leaves_none(settings: Settings, tmp_path: Path) -> None:
     with serving(settings.model_copy(update={"queue_cap": 1}), tmp_path) as service:
         refused = printed(service, "compare", "a star", "-o", tmp_path / "both.mp4", status=1)
@@ -201,6 +240,9 @@ def test_a_download_is_named_after_its_job_and_its_format(service: Service, tmp_
         (named := tmp_path / f"{made['mp4']}.webp").unlink(missing_ok=True)
         assert printed(service, "download", made["mp4"], "--variant", variant) == f"Wrote {named.name}\n"
         assert named.read_bytes() == FILES[variant][2]
+    (tmp_path / f"{made['webm']}.webm").unlink()
+    (tmp_path / f"{made['webm']}.webm").mkdir()
+    assert "is a folder; allowed: a file" in printed(service, "download", made["webm"], status=2)
     assert "does not exist" in printed(service, "download", made["mp4"], "-o", tmp_path / "none" / "a.mp4", status=2)
     assert "--variant" in printed(service, "download", made["mp4"], "--variant", "sound", status=2)
 

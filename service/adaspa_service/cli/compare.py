@@ -60,7 +60,7 @@ def compare(
             videos, lost = generate_here(jobs, files, Path(folder), quiet=as_json)
         else:
             with connect(server, api_key) as client:
-                videos, lost = fetch(client, submit(client, prompt, pair), files, quiet=as_json)
+                videos, lost = fetch(client, submit(client, prompt, pair), files, quiet=as_json, as_one=True)
         if lost:
             if as_json:
                 print_json(described(videos))

@@ -83,11 +83,14 @@ def generate(
         raise lost
 
 
-def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool) -> Ended:
+def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool, as_one: bool = False) -> Ended:
     """Follow the jobs and write their files. An interruption cancels the jobs.
 
     Of several errors one is returned; each other one is a line on standard error. What ends the command otherwise, such
     as a server that is away or SIGTERM, leaves the jobs to the server, and a line names them.
+
+    Args:
+        as_one: whether the caller joins the files: as long as one is missing, none counts as written.
     """
     ended: list[Video | None] = []
     lost: NotCompleted | NotFound | None = None
@@ -95,8 +98,9 @@ def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool
     try:
         for video, file in zip(videos, files, strict=True):
             try:
-                ended.append(follow(client, video.id, quiet=quiet))
+                completed = follow(client, video.id, quiet=quiet)
                 client.download(video.id, file)
+                ended.append(completed)
             except (NotCompleted, NotFound) as error:
                 ended.append(error.video if isinstance(error, NotCompleted) else None)
                 if lost:
@@ -106,7 +110,7 @@ def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool
     except KeyboardInterrupt:
         interrupted(client, videos)
     except (httpx.TransportError, ApiError, TimeoutError, OSError, SystemExit):
-        left = ", ".join(video.id for video in videos[handled:])
+        left = ", ".join(video.id for video in videos[0 if as_one else handled :])
         warn(f"not written, but left to the server: {left}; use `adaspa show --follow ID`, then `adaspa download ID`")
         raise
     return ended, lost

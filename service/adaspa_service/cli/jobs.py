@@ -109,6 +109,7 @@ def download(
     with connect(server, api_key) as client:
         video = client.get(video_id)
         path = output or Path(f"{video_id}{SIDE_FILES.get(variant, f'.{video.output_format}')}")
+        check_output(path)
         client.download(video_id, path, variant)
     say(f"Wrote {path}")
 
@@ -160,7 +161,7 @@ def do_each(ids: list[str], act: Callable[[str], str]) -> None:
 
 def row(job: Video) -> tuple[object, ...]:
     """Format a job's line for a program."""
-    return job.id, job.status, f"{job.progress} %", when(job.created_at), job.model, job.seed, job.prompt
+    return job.id, job.status, f"{job.progress} %", written(job.created_at), job.model, job.seed, job.prompt
 
 
 def brief(job: Video) -> tuple[object, ...]:
@@ -188,9 +189,9 @@ def facts(video: Video) -> dict[str, object]:
         "metadata": ", ".join(f"{key}={value}" for key, value in video.metadata.items()) or None,
         "user": video.user,
         "remixed from": video.remixed_from_video_id,
-        "created": when(video.created_at),
-        "ended": when(video.completed_at) if video.completed_at else None,
-        "kept until": when(video.expires_at) if video.expires_at else None,
+        "created": written(video.created_at),
+        "ended": written(video.completed_at) if video.completed_at else None,
+        "kept until": written(video.expires_at) if video.expires_at else None,
         "attempts": video.attempt,
     }
 
@@ -198,11 +199,6 @@ def facts(video: Video) -> dict[str, object]:
 def typed(value: object) -> object:
     """Return a field's value as one would type it: adapters as their names and scales."""
     return ", ".join(f"{use.name}:{use.scale:g}" for use in value) if isinstance(value, list) else value
-
-
-def when(timestamp: int) -> str:
-    """Format a time in this machine's time zone."""
-    return written(timestamp)
 
 
 def check_output(path: Path) -> None:

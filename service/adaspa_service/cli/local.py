@@ -23,7 +23,7 @@ from adaspa_jobs.settings import get_settings
 from adaspa_jobs.storage import ObjectStorage
 
 from adaspa_service.cli.progress import Ended, NotCompleted, shown
-from adaspa_service.cli.terminal import fail
+from adaspa_service.cli.terminal import fail, warn
 
 NEEDED = ("fastapi", "adaspa_worker", "torch", "diffusers")
 MODULE = "adaspa_worker.local"
@@ -95,7 +95,10 @@ def generate_here(jobs: list[JobParams], outputs: list[Path], images: Path | Non
         for event in events(jobs, outputs, images):
             if "error" in event:
                 error = JobError.model_validate(event["error"])
-                number = next(number for number in range(len(jobs)) if number not in ended)
+                number = next((number for number in range(len(jobs)) if number not in ended), None)
+                if number is None:
+                    warn(f"all videos were written; after that, {error.message}")
+                    break
                 ended[number] = described(jobs[number], Progress(), status=JobStatus.failed, error=error)
                 lost = NotCompleted(f"{error.message} ({error.code})", ended[number])
                 break

@@ -26,7 +26,7 @@ class NotCompleted(Exception):
 
 
 Ended = tuple[list[Video | None], NotCompleted | NotFound | None]
-"""Jobs as they ended, None for those of which nothing is known, and the error of one that did not complete."""
+"""Jobs as they ended, None for those that are gone or whose file is, and the error of one that did not complete."""
 
 
 def follow(client: Client, video_id: str, *, quiet: bool = False, watch: Callable[[], None] = lambda: None) -> Video:

@@ -1,7 +1,6 @@
 """``adaspa storage``: find and remove stored files that belong to no job."""
 
 import os
-from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ from adaspa_service.cli.keys import duration
 from adaspa_service.cli.serve import DataDir
 from adaspa_service.cli.store import job_store
 from adaspa_service.cli.terminal import Json, confirm, fail, print_json, print_table, say
-from adaspa_service.cli.times import written
+from adaspa_service.cli.times import written_in_utc
 from adaspa_service.gateway.orphans import Orphan, find_orphans, remove_orphan
 
 COLUMNS = ("VIDEO", "FILES", "BYTES", "LAST WRITTEN")
@@ -81,5 +80,5 @@ def described(orphan: Orphan) -> dict[str, Any]:
 
 def row(orphan: Orphan) -> tuple[object, ...]:
     """Format a job for the table."""
-    when = written(orphan.written_at, "%Y-%m-%d %H:%M:%SZ", UTC)
+    when = written_in_utc(orphan.written_at)
     return orphan.name, orphan.files, f"{orphan.bytes:,}", when

@@ -1,6 +1,6 @@
 """Times as commands print them."""
 
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 
 BEYOND = "after 9999"
 """Text for a time beyond the calendar."""
@@ -13,3 +13,8 @@ def written(seconds: float, form: str | None = None, zone: tzinfo | None = None)
     except (ValueError, OverflowError, OSError):
         return BEYOND
     return moment.strftime(form) if form else moment.isoformat(" ", "seconds")
+
+
+def written_in_utc(seconds: float) -> str:
+    """Format a Unix time in UTC, to the second."""
+    return written(seconds, "%Y-%m-%d %H:%M:%SZ", UTC)

@@ -1,7 +1,6 @@
 """``adaspa webhooks``: undelivered events, and the secrets that sign them."""
 
 import json
-from datetime import UTC
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ from adaspa_service.cli.keys import duration
 from adaspa_service.cli.serve import DataDir
 from adaspa_service.cli.store import job_store, tell_auditors
 from adaspa_service.cli.terminal import Exit, Json, fail, print_json, print_table, say, warn
-from adaspa_service.cli.times import written
+from adaspa_service.cli.times import written_in_utc
 from adaspa_service.webhooks.deliveries import STATES, Delivery, DeliveryDamaged, DeliveryStore, State
 from adaspa_service.webhooks.signing import secrets_of
 
@@ -152,7 +151,7 @@ def described(state: State, moment: float, delivery: Delivery | DeliveryDamaged)
 
 def row(state: State, moment: float, delivery: Delivery | DeliveryDamaged) -> tuple[object, ...]:
     """Format an event for the table."""
-    when = written(moment, "%Y-%m-%d %H:%M:%SZ", UTC)
+    when = written_in_utc(moment)
     shown = described(state, moment, delivery)
     told = ("" if shown[name] is None else shown[name] for name in ("type", "receiver", "attempts", "error"))
     return delivery.job_id, state, when, *told
