@@ -78,10 +78,10 @@ def _aggregated(part: Any, vector: Vector) -> Vector:
 
 
 def _called(name: str, argument: Any, history: Sequence[Scrape]) -> Vector:
-    if name == "absent":
-        return {} if _value(argument, history) else {frozenset(): 1.0}
     seen = [_selected(argument.vector_selector, scrape) for scrape in history]
     values = {labels: [each[labels] for each in seen if labels in each] for labels in _all(seen)}
+    if name == "absent_over_time":
+        return {} if values else {frozenset(): 1.0}
     if name == "last_over_time":
         return {labels: each[-1] for labels, each in values.items()}
     assert name in ("increase", "rate"), name
