@@ -64,7 +64,7 @@ class Made(AdaptiveProjectedGuidance):
 
 
 def denoised(first, second):
-    """The latents, and how many steps each guider guided."""
+    """Return the latents that the two guiders lead to."""
     block = Wan22DenoiseStep()
     block.set_progress_bar_config(disable=True)
     pipeline = block.init_pipeline()

@@ -1,5 +1,7 @@
 """docs/cli.md says what the commands themselves say."""
 
+import signal
+
 import pytest
 from adaspa_service.cli import COMMANDS, GROUPS, app
 from adaspa_service.cli.terminal import Exit
@@ -15,7 +17,7 @@ def test_every_exit_status_and_every_command_is_explained() -> None:
     text = written_by_hand()
     assert [
         line.split("|")[1].strip() for line in text.splitlines() if line.startswith(("| 1", "| 2", "| 3", "| 4", "| 0"))
-    ] == [str(int(status)) for status in Exit]
+    ] == [str(status) for status in sorted([*map(int, Exit), 128 + signal.SIGHUP, 128 + signal.SIGTERM])]
     named = [command.__name__ for commands in COMMANDS.values() for command in commands]
     for name in [*named, *GROUPS]:
         assert f"`{name.replace('_', '-')}`" in text

@@ -89,7 +89,7 @@ def check_text(arguments: list[str]) -> None:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP end the command as Ctrl-C does: what it was writing is removed, what it started stops."""
+    """Have SIGTERM and SIGHUP clean up as Ctrl-C does: what the command was writing goes, what it started stops."""
 
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)
