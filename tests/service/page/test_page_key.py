@@ -116,16 +116,18 @@ def test_a_key_that_may_only_read_is_told_so(page: Page, service: Service) -> No
     expect(page.locator("#form-error")).to_contain_text("can view videos, but not create")
 
 
+def nearly_used_up(route: Route) -> None:
+    """Let the answer say that the key's limit is whole again in ten minutes only."""
+    answer = route.fetch()
+    assert "x-ratelimit-reset-requests" in answer.headers
+    route.fulfill(response=answer, headers=answer.headers | {"x-ratelimit-reset-requests": "600.000s"})
+
+
 def test_what_nobody_pressed_leaves_half_of_a_keys_limit_of_requests(page: Page, service: Service) -> None:
     """The limit's state is the gateway's own, but for the time until it is whole again."""
     scopes = frozenset({Scope.read, Scope.write})
     _, token = service.parts.keys.create("a person", scopes, requests_per_minute=1000)
     looks: list[str] = []
-
-    def nearly_used_up(route: Route) -> None:
-        answer = route.fetch()
-        assert "x-ratelimit-reset-requests" in answer.headers
-        route.fulfill(response=answer, headers=answer.headers | {"x-ratelimit-reset-requests": "600.000s"})
 
     page.on("request", lambda request: looks.append(request.url) if "/videos?limit" in request.url else None)
     page.route(re.compile("/videos|/models"), nearly_used_up)
@@ -143,10 +145,51 @@ def test_what_nobody_pressed_leaves_half_of_a_keys_limit_of_requests(page: Page,
     page.wait_for_url("**/#video_*")
 
 
-def test_a_browser_that_stores_nothing_keeps_the_key_until_the_page_is_left(tab: OpenTab, service: Service) -> None:
+@pytest.mark.parametrize(("view", "path"), [("batch={},{}", r"/videos/video_\w+$"), ("{}", "/events$")])
+def test_what_a_keys_limit_refuses_is_asked_for_again_when_half_of_it_is_back(
+    page: Page, service: Service, view: str, path: str
+) -> None:
+    scopes = frozenset({Scope.read, Scope.write})
+    _, token = service.parts.keys.create("a person", scopes, requests_per_minute=1000)
+    service.http.headers["Authorization"] = f"Bearer {token}"
+    asked: list[str] = []
+
+    def refused(route: Route) -> None:
+        asked.append(route.request.url)
+        error = {"message": "too many requests", "code": "rate_limit_exceeded"}
+        headers = {"x-ratelimit-reset-requests": "600.000s", "retry-after": "1"}
+        route.fulfill(status=429, headers=headers, json={"error": error})
+
+    page.route(re.compile("/videos|/models"), nearly_used_up)
+    page.route(re.compile(path), refused)
+    page.clock.install()
+    page.goto(f"{service.url}/#token={token}")
+    expect(page.get_by_text("No videos yet")).to_be_visible()
+    with page.expect_response(re.compile(path)):
+        page.goto(f"{service.url}/#{view.format(*(service.create()['id'] for _ in range(2)))}")
+    for _ in range(3):
+        page.clock.run_for(20_000)
+    assert len(asked) == len(set(asked)) > 0
+    page.route(re.compile(path), lambda route: route.continue_())
+    with page.expect_request(re.compile(path)):
+        page.clock.fast_forward(600_000)
+    page.unroute_all(behavior="wait")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        """for (const name of ["sessionStorage", "localStorage"])
+         Object.defineProperty(window, name, { get: () => { throw new DOMException("denied", "SecurityError"); } });""",
+        'Storage.prototype.setItem = () => { throw new DOMException("full", "QuotaExceededError"); };',
+    ],
+    ids=["forbidden", "full"],
+)
+def test_a_browser_that_stores_nothing_keeps_the_key_until_the_page_is_left(
+    tab: OpenTab, service: Service, script: str
+) -> None:
     page = tab()
-    page.add_init_script("""for (const name of ["sessionStorage", "localStorage"])
-      Object.defineProperty(window, name, { get: () => { throw new DOMException("denied", "SecurityError"); } });""")
+    page.add_init_script(script)
     page.goto(service.url)
     give(page, service.token)
     page.get_by_label("Prompt", exact=True).fill("a red circle")

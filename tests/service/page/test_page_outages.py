@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from adaspa_jobs.settings import Settings
-from browser import PLAYED, assert_accessible, finished
+from browser import PLAYED, assert_accessible, finished, webp
 from playwright.sync_api import Page, Route, expect
 from running_gateway import Service
 
@@ -51,6 +51,21 @@ def test_a_file_that_cannot_be_had_is_told_and_tried_again(
     again.press("Enter")
     assert page.locator("video").evaluate(PLAYED) > 0
     expect(page.locator("video")).to_be_focused()
+
+
+def test_a_moving_picture_that_cannot_be_had_is_told_and_tried_again(
+    page: Page, service: Service, settings: Settings, tmp_path: Path
+) -> None:
+    lease = service.claim(service.create(prompt="a circle", output_format="webp")["id"])
+    service.complete(lease, webp(90), kind="image/webp")
+    (file,) = Path(settings.storage_url).rglob("video.mp4")
+    aside = file.rename(tmp_path / "aside")
+    page.goto(f"{service.url}/#{lease.job.id}")
+    expect(page.locator(".viewer")).to_contain_text("The file of this video no longer exists.")
+    aside.rename(file)
+    page.get_by_role("button", name="Try again").click()
+    shown = page.get_by_role("img", name="a circle")
+    assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 32
 
 
 def test_a_comparison_and_a_batch_say_which_file_cannot_be_had(
@@ -115,6 +130,15 @@ def test_looks_that_get_no_answer_for_long_do_not_pile_up(page: Page, service: S
     assert len(asked) < 10, "of the twenty that it had time for"
 
 
+def test_a_clock_that_is_set_back_does_not_stop_the_looks(page: Page, service: Service) -> None:
+    page.clock.install()
+    page.goto(service.url)
+    expect(page.get_by_text("No videos yet")).to_be_visible()
+    page.evaluate("{ const now = Date.now; Date.now = () => now() - 86_400_000; }")
+    with page.expect_request("**/videos?limit*"):
+        page.clock.run_for(5000)
+
+
 def test_a_file_that_nothing_takes_does_not_replace_the_page(page: Page, service: Service) -> None:
     page.goto(service.url)
     expect(page.get_by_label("Model", exact=True)).to_be_visible()
@@ -177,6 +201,24 @@ def test_links_are_renewed_by_a_browser_whose_clock_is_wrong(
         page.goto(f"{service.url}/#{video_id}")
         expect(page.locator("#job video")).to_have_attribute("src", re.compile("signature="))
         assert len(links) == count
+
+
+@pytest.mark.asks
+def test_a_link_that_has_ended_is_renewed_to_try_again(page: Page, service: Service, tmp_path: Path) -> None:
+    video_id = finished(service, tmp_path)
+    page.goto(f"{service.url}/#token={service.token}")
+    page.goto(f"{service.url}/#{video_id}")
+    assert page.locator("#job video").evaluate(PLAYED) > 0
+    page.goto(f"{service.url}/#")
+    expect(page.locator("#job video")).to_have_count(0)
+    page.route("**/content?variant=video&*signature=*", lambda route: route.fulfill(status=403))
+    page.goto(f"{service.url}/#{video_id}")
+    again = page.get_by_role("button", name="Try again")
+    expect(again).to_be_visible()
+    page.unroute("**/content?variant=video&*signature=*")
+    with page.expect_request("**/link?variant=video"):
+        again.click()
+    assert page.locator("#job video").evaluate(PLAYED) > 0
 
 
 @pytest.mark.asks

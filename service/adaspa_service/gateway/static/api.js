@@ -15,9 +15,9 @@ export function takeToken() {
 
 const RETRY_MS = 1000;
 const HALF_S = 30; // in which half of a minute's requests come back
-let roomAt = 0;
+let roomAt = 0; // by performance.now(), which goes on when the clock is set back
 // Whether more than half of what a key may send in a minute is left. What nobody pressed waits for that.
-export const hasRoom = () => Date.now() >= roomAt;
+export const hasRoom = () => performance.now() >= roomAt;
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 // Some time before one asks again for what may have changed.
@@ -48,7 +48,7 @@ export async function call(method, path, { body, headers = {}, signal } = {}) {
     throw new ApiError(0, { message: "The service does not answer." });
   }
   const full = parseFloat(answer.headers.get("X-RateLimit-Reset-Requests") ?? 0); // seconds until it has a whole minute's again
-  roomAt = Date.now() + 1000 * (full - HALF_S);
+  roomAt = performance.now() + 1000 * (full - HALF_S);
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => null);
   const error = new ApiError(answer.status, said?.error || { message: `The service answered ${answer.status}.` }, Number(answer.headers.get("Retry-After")));
@@ -69,7 +69,7 @@ export async function look(id, signal) {
     } catch (error) {
       if (signal.aborted || !passes(error)) throw error;
     }
-    await sleep(RETRY_MS);
+    await rest(RETRY_MS);
   }
 }
 
@@ -95,6 +95,7 @@ export async function source(id, variant) {
   const { pathname, search } = new URL(links.get(file).url);
   return pathname + search;
 }
+export const dropLink = (id, variant) => links.delete(fileUrl(id, variant));
 
 // A preview's address; with a key it is fetched first, because there are no links to it.
 export const preview = async (address) => (key.get() ? URL.createObjectURL(await (await call("GET", address)).blob()) : address);
@@ -127,7 +128,7 @@ export async function follow(id, onEvent, signal) {
     } finally {
       clearTimeout(timer);
     }
-    await sleep(RETRY_MS);
+    await rest(RETRY_MS);
   }
 }
 

@@ -1,17 +1,18 @@
-// What this tab remembers over a reload; in a browser that stores nothing, until the page is left.
+// What this tab remembers over a reload; what the browser does not store, until the page is left.
 const held = new Map();
 
 export function recall(name) {
   try {
-    return sessionStorage.getItem(name);
+    return held.get(name) ?? sessionStorage.getItem(name);
   } catch {
-    return held.get(name) ?? null;
+    return null;
   }
 }
 
 export function remember(name, text) {
   try {
     sessionStorage.setItem(name, text);
+    held.delete(name);
   } catch {
     held.set(name, text);
   }

@@ -1,5 +1,5 @@
 // What plays a finished video, in a frame of its shape.
-import { call, fileUrl, source } from "./api.js";
+import { call, dropLink, fileUrl, source } from "./api.js";
 import { el } from "./dom.js";
 import { said } from "./errors.js";
 
@@ -8,7 +8,7 @@ export const moves = (video) => !video.content_type.startsWith("image/"); // els
 export async function media(video, more = {}) {
   const src = await source(video.id, "video");
   return moves(video) ? el("video", { src, loop: true, muted: true, playsInline: true, aria: { label: video.prompt }, ...more })
-    : el("img", { src, alt: video.prompt });
+    : el("img", { src, alt: video.prompt, ...more });
 }
 
 export function frame(video, ...children) {
@@ -34,6 +34,7 @@ export async function player(video) {
 // What stands in the place of a video that does not play: why, which an element does not tell, but the service does if its
 // file cannot be had, and a way to try again.
 export async function trouble(video, retry) {
+  dropLink(video.id, "video"); // it may have ended
   const text = await call("GET", fileUrl(video.id, "video"), { headers: { Range: "bytes=0-0" } })
     .then(() => "This browser cannot play the video. Download it instead.", said);
   return el("div", { className: "trouble" }, el("p", { className: "error", role: "alert", textContent: text }),

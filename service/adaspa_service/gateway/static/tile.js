@@ -63,7 +63,6 @@ function playOnHover(link, picture, video) {
     over = true;
     const shown = await media(video(), { autoplay: true, className: "playing" }).catch(leave);
     if (!shown) return;
-    shown.className = "playing";
     shown.setAttribute("aria-hidden", "true");
     if (over) picture.append(shown);
   };
