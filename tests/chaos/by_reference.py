@@ -700,7 +700,7 @@ REFUSALS: dict[type[Exception], str] = {
 class AsReferred(Scene):
     """A drawn order of requests."""
 
-    orders: int = 2
+    orders: int = 8
     name = "by hand: drawn orders beside a reference"
     promise = "whatever is asked in whatever order, the store holds and says what the documents do"
 
