@@ -241,7 +241,7 @@ def test_a_connection_that_died_in_silence_is_made_again(page: Page, service: Se
     with page.expect_request("**/events"):
         page.goto(f"{service.url}/#{video_id}")
     service.step(service.claim(video_id), 3)
-    page.clock.fast_forward(39_000)
+    page.clock.fast_forward(30_000)
     expect(page.locator(".line")).to_contain_text("Waiting in the queue")
-    page.clock.fast_forward(2_000)
+    page.clock.fast_forward(12_000)
     expect(page.locator(".line")).to_contain_text("Step 3 of 24")
