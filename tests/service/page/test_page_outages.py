@@ -245,3 +245,24 @@ def test_a_connection_that_died_in_silence_is_made_again(page: Page, service: Se
     expect(page.locator(".line")).to_contain_text("Waiting in the queue")
     page.clock.fast_forward(12_000)
     expect(page.locator(".line")).to_contain_text("Step 3 of 24")
+
+
+@pytest.mark.parametrize("path", ["/models", "/videos?limit*", "/videos/video_*", "/videos/video_*/events"])
+def test_a_busy_service_is_left_alone_as_long_as_it_asks(page: Page, service: Service, path: str) -> None:
+    asked: list[Route] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(route)
+        route.fulfill(status=503, json=AWAY, headers={"Retry-After": "60"})
+
+    page.clock.install()
+    page.route(f"**{path}", refuse)
+    with page.expect_event("requestfinished", lambda request: bool(asked) and request == asked[0].request):
+        page.goto(f"{service.url}/#{service.create()['id']}")
+    page.evaluate("() => fetch('/healthz')")  # the page has had the answer before this one
+    asked.clear()
+    page.clock.run_for(30_000)
+    page.evaluate("() => fetch('/healthz')")
+    assert asked == []
+    with page.expect_request(f"**{path}"):
+        page.clock.run_for(60_000)

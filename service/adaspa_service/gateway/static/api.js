@@ -15,9 +15,11 @@ export function takeToken() {
 
 const RETRY_MS = 1000;
 const HALF_S = 30; // in which half of a minute's requests come back
+const LONGEST_S = 60; // that a Retry-After is heeded for: a proxy may name hours
 let roomAt = 0; // by performance.now(), which goes on when the clock is set back
-// Whether more than half of what a key may send in a minute is left. What nobody pressed waits for that.
-export const hasRoom = () => performance.now() >= roomAt;
+let backAt = 0;
+// Whether more than half of what a key may send in a minute is left, and no 503 asks to wait. What nobody pressed waits for that.
+export const hasRoom = () => performance.now() >= Math.max(roomAt, backAt);
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 // Some time before one asks again for what may have changed.
@@ -53,6 +55,7 @@ export async function call(method, path, { body, headers = {}, signal } = {}) {
   const said = await answer.json().catch(() => null);
   const error = new ApiError(answer.status, said?.error || { message: `The service answered ${answer.status}.` }, Number(answer.headers.get("Retry-After")));
   if (answer.status === 401) onRefusedKey();
+  if (answer.status === 503) backAt = performance.now() + 1000 * Math.min(error.retry || 0, LONGEST_S); // NaN where it is a date
   throw error;
 }
 

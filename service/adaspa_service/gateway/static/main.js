@@ -1,5 +1,5 @@
 // The page: what is shown is the address's hash, so that a reload comes back to it.
-import { hasRoom, key, takeToken, whenKeyIsRefused } from "./api.js";
+import { hasRoom, key, rest, takeToken, whenKeyIsRefused } from "./api.js";
 import { batch } from "./batch.js";
 import { compare } from "./compare.js";
 import { askKey, offerKey, onKey } from "./dialogs.js";
@@ -62,7 +62,7 @@ async function start() {
   } catch (error) {
     if (error.status === 401) return;
     banner(`${said(error)} Trying again.`);
-    return setTimeout(start, REFRESH_MS);
+    return rest(REFRESH_MS).then(start);
   }
   offerKey(Boolean(key.get())); // without one it let us in: it asks for none
   shown = null;
