@@ -10,6 +10,7 @@ import forked
 import httpx
 from adaspa_jobs.listening import local_url
 from adaspa_service.gateway.__main__ import main
+from adaspa_service.local.supervisor import free_port
 from waiting import until
 
 
@@ -30,8 +31,7 @@ def taken_port() -> Iterator[int]:
 @contextmanager
 def running(tmp_path: Path, redis_url: str, **settings: str) -> Iterator[tuple[forked.Started, str]]:
     """A gateway's process and its address, once it is ready. Its log is ``gateway.log``."""
-    with taken_port() as port:
-        pass
+    port = free_port("127.0.0.1")
     env = environment(tmp_path, {"redis_url": redis_url, "host": "127.0.0.1", "port": str(port), **settings})
     process = forked.Started(main, ["gateway"], env, tmp_path / "gateway.out", tmp_path / "gateway.log")
     url = local_url(env["ADASPA_HOST"], port)

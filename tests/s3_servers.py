@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import boto3
 import httpx
+from adaspa_service.local.supervisor import free_port
 from obstore.store import S3Store
 from waiting import until
 
@@ -27,16 +27,12 @@ class S3Server:
 
     kind: str
     folder: Path
-    port: int = field(init=False)
+    port: int = field(default_factory=lambda: free_port("127.0.0.1"), init=False)
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     before: Callable[[], None] | None = None
     """What its process does first, as ``adaspa_service.local.process.tied()``."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """Of its process's environment, beside the caller's."""
-
-    def __post_init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
 
     @property
     def environment(self) -> dict[str, str]:

@@ -23,9 +23,10 @@ from adaspa_jobs.store import JobStore
 from adaspa_service.cli.server import is_gateway
 from adaspa_service.gateway import draining as draining_module
 from adaspa_service.gateway.draining import Server
+from adaspa_service.local.supervisor import free_port
 from event_stream import parse
 from forked import Started
-from gateway_process import environment, running, taken_port
+from gateway_process import environment, running
 from running_gateway import serving
 from waiting import PATIENCE, until
 
@@ -137,8 +138,7 @@ def test_no_request_fails_while_a_gateway_is_replaced(tmp_path: Path, redis_url:
 
 
 def test_who_stops_the_command_stops_the_gateway(tmp_path: Path, redis_url: str) -> None:
-    with taken_port() as port:
-        pass
+    port = free_port("127.0.0.1")
     env = environment(tmp_path, {"redis_url": redis_url, "port": str(port), "drain_seconds": "3600"})
     log = tmp_path / "gateway.log"
     with log.open("wb") as told, subprocess.Popen([ADASPA, "gateway"], env=env, stderr=told) as command:

@@ -9,14 +9,14 @@ from adaspa_client import Client
 from adaspa_command import adaspa
 from adaspa_jobs.listening import listener
 from adaspa_service.cli.doctor import listening
-from gateway_process import running, taken_port
+from adaspa_service.local.supervisor import free_port
+from gateway_process import running
 
 KEY = "k" * 40
 
 
 def test_every_address_is_that_of_both_kinds(tmp_path: Path, redis_url: str) -> None:
-    with taken_port() as metrics_port:
-        pass
+    metrics_port = free_port("127.0.0.1")
     settings = {"host": "::", "open_access": "true", "metrics_port": str(metrics_port), "log_level": "debug"}
     with running(tmp_path, redis_url, **settings) as (_, url):
         for host in ("127.0.0.1", "[::1]"):

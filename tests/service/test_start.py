@@ -15,6 +15,7 @@ from adaspa_client.local_token import read_token
 from adaspa_command import adaspa
 from adaspa_service.access.keys import KeyStore, Scope
 from adaspa_service.gateway.__main__ import main
+from adaspa_service.local.supervisor import free_port
 from gateway_process import environment, running, taken_port
 from waiting import PATIENCE
 
@@ -168,8 +169,7 @@ def test_a_token_that_cannot_be_left_is_one_line_with_the_ways_out(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/dev/null/state")
-    with taken_port() as port:
-        pass
+    port = free_port("127.0.0.1")
     line = refused(environment(tmp_path, {"redis_url": redis_url, "port": str(port), "log_level": "error"}))
     assert "/dev/null/state" in line and "XDG_STATE_HOME" in line and "ADASPA_OPEN_ACCESS=true" in line
 
