@@ -229,7 +229,7 @@ def test_what_jobs_came_to_is_counted_by_key_and_day(service: Service) -> None:
     assert service.http.get("/usage", params={"days": 401}).json()["error"]["param"] == "days"
     command = CliRunner(env={"ADASPA_REDIS_URL": service.parts.settings.redis_url})
     shown = command.invoke(app, ["usage", "--days", "2", "--server", service.url]).output
-    assert re.search(r"demo\s+1\s+1\s+1\s+3\d", shown) and "3 jobs and" in shown, shown
+    assert re.search(rf"demo\s+1\s+1\s+1\s+{row['gpu_seconds']:.1f}", shown) and "3 jobs and" in shown, shown
     by_key = json.loads(command.invoke(app, ["keys", "usage", "--json"]).stdout)
     assert [(each["id"], each["completed"]) for each in by_key] == [("open", 1), ("another", 1)]
 

@@ -242,7 +242,7 @@ def test_a_queued_job_shows_when_it_is_expected_to_begin(service: Service) -> No
 
 def test_workers_are_counted_for_the_queues_that_they_serve(store: JobStore, params: Params, begin: Any) -> None:
     demo = Catalog.load(None).default
-    store.client.rpush("adaspa:paces:demo", "10")
+    store.client.rpush("adaspa:paces:demo", "1000")  # what passes here is little of that
 
     def expected(position: int) -> dict[str, float | None]:
         load = store.load("demo")
@@ -252,13 +252,13 @@ def test_workers_are_counted_for_the_queues_that_they_serve(store: JobStore, par
         store.announce(demo, worker, [Priority.interactive])
     assert expected(1) == {"interactive": 0, "bulk": None}, "nobody serves bulk jobs"
     store.announce(demo, "worker-1")
-    assert expected(4) == {"interactive": 10, "bulk": 30}, "by three workers, and by one"
+    assert expected(4) == {"interactive": 1000, "bulk": 3000}, "by three workers, and by one"
     for bulk in (False, True):
         for _ in range(2):
             admit(store, params(), bulk=bulk)
-    assert expected(3) == pytest.approx({"interactive": 20 / 2.4, "bulk": 20 / 0.6}), "shares of three workers"
+    assert expected(3) == pytest.approx({"interactive": 2000 / 2.4, "bulk": 2000 / 0.6}), "shares of three workers"
     assert begin(priorities=[Priority.interactive]) and begin()
-    assert 9 < (expected(1)["bulk"] or 0) <= 10, "the idle worker is not one of its own"
+    assert 900 < (expected(1)["bulk"] or 0) <= 1000, "the idle worker is not one of its own"
     assert expected(1)["interactive"] == 0
     store.announce(demo, "worker-1", [Priority.interactive])
     assert expected(1)["bulk"] is None, "a worker may be started anew for another queue"

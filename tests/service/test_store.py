@@ -26,6 +26,7 @@ from admitting import admit, create
 from claiming import FAILURE, VIDEO, claim, claimed, lose_lease, nothing_is_held, record
 from faults import let_time_pass
 from running_gateway import REPORT
+from waiting import until
 
 Params = Callable[..., JobParams]
 DAY = 86400.0
@@ -270,8 +271,18 @@ def test_a_worker_learns_how_many_bells_its_queues_lack(store: JobStore, params:
     demo = Catalog.load(None).default
     for number in range(3):
         admit(store, params(), priority=Priority.bulk if number else Priority.interactive)
-    assert store.announce(demo, "worker-1", [Priority.bulk]) == {Priority.bulk: 2}
-    assert store.announce(demo, "worker-2") == {Priority.interactive: 1, Priority.bulk: 0}, "one worker rings at a time"
+
+    def told() -> bool:
+        """What two workers are told within a second, in which one rings; a busy machine may need several tries."""
+        store.client.delete("adaspa:rung")
+        began = time.monotonic()
+        assert store.announce(demo, "worker-1", [Priority.bulk]) == {Priority.bulk: 2}
+        bells = store.announce(demo, "worker-2")
+        soon = time.monotonic() - began < 0.9
+        assert not soon or bells == {Priority.interactive: 1, Priority.bulk: 0}, "one worker rings at a time"
+        return soon
+
+    until(told, "the second comes soon after the first")
     store.client.delete("adaspa:rung")  # that was long ago, and nobody came to it
     store.client.rpush("generate.demo", "a bell")
     assert store.announce(demo, "worker-2") == {Priority.interactive: 0, Priority.bulk: 2}
