@@ -30,9 +30,16 @@ class Pair:
 
     def fail_over(self) -> None:
         """Make the second the primary; the first serves it as a replica. The address still leads to the first."""
+        until(lambda: self._written(self.second) >= self._written(self.first), "the replica has heard of all")
         self.second.replicaof("NO", "ONE")
         self.first.replicaof("127.0.0.1", self.ports[1])
         until(lambda: self.first.info("replication")["master_link_status"] == "up", "the old primary is a replica")
+
+    @staticmethod
+    def _written(server: redis.Redis) -> int:
+        """Bytes of changes that a server has made or heard of."""
+        found: int = server.info("replication")["master_repl_offset"]
+        return found
 
     def point_to_second(self) -> None:
         """Let new connections to the address reach the new primary, as its name's next resolving does."""

@@ -75,6 +75,7 @@ def through_a_failover(pair: Pair, settings: Settings, tmp_path: Path, lead_to_s
         assert (
             service.http.get(f"/videos/{ended}/events").text.count("event: ") == 2
         )  # and one idle connection of these
+        service.settle()
         pair.fail_over()
         assert service.http.post("/videos", json={"prompt": "a red circle"}).status_code == 503
         assert service.http.get("/readyz").status_code == 503, "nothing can be written there"

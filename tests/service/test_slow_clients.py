@@ -43,10 +43,11 @@ def wire(service: Service) -> Iterator[socket.socket]:
 
 
 def rest(wire: socket.socket) -> bytes:
-    """All that still comes until the gateway closes the connection."""
+    """All that still comes until the gateway closes the connection, or resets it: a byte came while it did so."""
     answer = b""
-    while part := wire.recv(65536):
-        answer += part
+    with suppress(ConnectionResetError):
+        while part := wire.recv(65536):
+            answer += part
     return answer
 
 
@@ -76,7 +77,8 @@ def asked(service: Service, *parts: bytes) -> Iterator[socket.socket]:
 def drip(wire: socket.socket, text: bytes) -> None:
     """Send byte after byte, never silent for long, until an answer comes: before all is sent."""
     for byte in text:
-        wire.send(bytes([byte]))
+        with suppress(ConnectionError):  # the answer came just now
+            wire.send(bytes([byte]))
         if select.select([wire], [], [], 0.05)[0]:
             return
     raise AssertionError("whoever is never silent for long has all the time that it takes")
@@ -284,24 +286,27 @@ def test_one_callers_event_streams_leave_connections_to_others(settings: Setting
         until(lambda: begin().status_code == 200, "a stream that has ended makes room")
 
 
-@pytest.mark.parametrize(("limit", "pauses", "whole"), [(60.0, (0.3, 0.3, 0.3), True), (2.0, (4.0,), False)])
+@pytest.mark.parametrize(("limit", "whole"), [(60.0, True), (1.0, False)])
 def test_an_answer_may_be_taken_slowly_but_not_left(
-    service: Service, limit: float, pauses: tuple[float, ...], whole: bool, monkeypatch: pytest.MonkeyPatch
+    service: Service, limit: float, whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "STALL_SECONDS", limit)
     content = bytes(24 * 2**20)  # more than what the sockets hold
     lease = service.claim(service.create()["id"])
     service.complete(lease, content)
-    url = httpx.URL(service.url)
+    url, connected = httpx.URL(service.url), service.server.server_state.connections
+    before = len(connected)
     with socket.socket() as wire:
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
         wire.connect((url.host, url.port))
         wire.settimeout(PATIENCE)
         wire.send(f"GET /videos/{lease.job.id}/content HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         taken = len(wire.recv(2**20))
-        for pause in pauses:
-            time.sleep(pause)
+        for _ in range(3 if whole else 0):
+            time.sleep(0.3)
             taken += len(wire.recv(2**20))
+        if not whole:
+            until(lambda: len(connected) == before, "the gateway waits for its client no longer")
         with suppress(ConnectionResetError):
             while taken < len(content) and (part := wire.recv(2**20)):
                 taken += len(part)

@@ -96,9 +96,10 @@ def test_checkpoints_of_jobs_that_ended_or_are_gone_are_removed(
         for video_id in (running, ended, f"video_{0:032x}"):
             storage.create(f"checkpoints/{video_id}/000001-000008", b"latents")
         unfinished = tmp_path / "objects" / "checkpoints" / f"video_{1:032x}" / "000001-000008#1"
-        unfinished.parent.mkdir()
-        unfinished.write_bytes(b"late")
-        os.utime(unfinished, (0, 0))
+        (made := tmp_path / "left").mkdir()  # a janitor removes a folder in which there is nothing yet
+        (made / unfinished.name).write_bytes(b"late")
+        os.utime(made / unfinished.name, (0, 0))
+        made.rename(unfinished.parent)
         storage.create(".probe/left", b"adaspa")  # by a worker that was killed, or whose storage went away
         left = [f"checkpoints/{running}/000001-000008"]
         until(lambda: storage.keys("checkpoints/") == left, "only the running job's is left")
