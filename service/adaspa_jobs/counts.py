@@ -29,7 +29,8 @@ class QueueLoad:
     elapsed: list[tuple[float, float]]
     """Seconds since the attempt began, and cost, for each job these workers run, from either queue."""
     fits: tuple[Fits | None, ...] = ()
-    """Contents that fit into the memory of each of these workers; None if it does not say."""
+    """Contents that fit into the memory of each of these workers, None if it does not say, and of those that were there
+    lately and may come back."""
 
 
 @dataclass(frozen=True)

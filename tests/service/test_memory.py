@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from adaspa_api.words import Priority
+from adaspa_jobs.announcements import REMEMBERED_SECONDS
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import JobParams
@@ -54,6 +55,26 @@ def test_a_request_is_refused_only_while_it_fits_into_no_live_worker(service: Se
         until(lambda: post(service, **whole).status_code == 200, "the larger worker may take it")
     service.store.announce(TINY, "other", fits=Fits(limit=2**28, frames={"": SMALL}))
     refusal(service, **whole)
+
+
+def test_a_request_is_accepted_while_the_only_worker_into_which_it_fits_restarts(service: Service) -> None:
+    """Accepted jobs wait for it as long."""
+    store, whole = service.store, {"size": "128x128", "num_frames": 9}
+    small, large = (Fits(limit=gib * 2**30, frames={"": {"128x128": most}}) for gib, most in ((1, 5), (2, 9)))
+    store.announce(TINY, "large", fits=large)
+    store.announce(TINY, "small", fits=small)
+    until(lambda: "tiny" in [model["id"] for model in service.http.get("/models").json()["data"]], "it is served")
+    let_time_pass(store.client, REMEMBERED_SECONDS - 60)
+    store.announce(TINY, "small", fits=small)
+    assert store.load("tiny").workers == 1
+    job = post(service, **whole).json()["id"]
+    assert store.claim("tiny", "small", spec=TINY) is None
+    store.announce(TINY, "large, restarted", fits=large)
+    lease = store.claim("tiny", "large, restarted", spec=TINY)
+    assert lease is not None and lease.job.id == job
+    let_time_pass(store.client, REMEMBERED_SECONDS + 60)
+    store.announce(TINY, "small", fits=small)
+    assert refusal(service, **whole)["code"] == "does_not_fit"
 
 
 def test_a_request_is_refused_if_the_workers_into_which_it_fits_leave_its_queue_to_others(service: Service) -> None:
@@ -105,6 +126,19 @@ def test_a_job_waits_for_a_worker_with_more_memory_that_restarts(
     let_time_pass(store.client, 300)
     assert claimed() == job.id, "no such worker has been there for a quarter of an hour"
     assert store.client.hkeys("adaspa:fits:tiny") == store.client.zrange("adaspa:fitting:tiny", 0, -1) == [b"small"]
+
+
+def test_a_job_does_not_wait_for_a_worker_of_which_an_earlier_version_removed_what_fits(
+    store: JobStore, params: Callable[..., JobParams]
+) -> None:
+    """The announcement of that version's worker removes it together with the worker, and leaves the rest."""
+    store.announce(TINY, "gone", fits=Fits(limit=1, frames={"": SMALL}))
+    job = create(store, params(model="tiny", width=128, height=128, num_frames=9))
+    let_time_pass(store.client, 60)
+    store.client.hdel("adaspa:fits:tiny", "gone")
+    store.announce(TINY, "small", fits=Fits(limit=1, frames={"": SMALL}))
+    lease = store.claim("tiny", "small", spec=TINY)
+    assert lease is not None and lease.job.id == job.id, "it fits nowhere"
 
 
 def test_a_job_does_not_wait_for_a_worker_with_more_memory_that_leaves_its_queue_to_others(

@@ -34,7 +34,7 @@ local function fits(told, asked)
 end
 
 -- Only those that serve its queue: others would never take it. One that is gone may come back, as after a restart, and its
--- jobs would end out of memory here.
+-- jobs would end out of memory here; but if an earlier version's scripts removed what it told, nobody knows of it.
 local function fits_elsewhere(asked, queue)
   local told = PREFIX .. 'fits:' .. model
   if fits(redis.call('HGET', told, worker), asked) then
@@ -42,7 +42,8 @@ local function fits_elsewhere(asked, queue)
   end
   for _, kind in ipairs({ 'serving:', 'fitting:' }) do
     for _, other in ipairs(redis.call('ZRANGE', PREFIX .. kind .. queue, int(steady()), '+inf', 'BYSCORE')) do
-      if fits(redis.call('HGET', told, other), asked) then
+      local of_other = redis.call('HGET', told, other)
+      if (of_other or kind == 'serving:') and fits(of_other, asked) then
         return true
       end
     end

@@ -1,16 +1,21 @@
 -- How busy a model is: workers, the paces of its latest jobs, seconds that each running job has run, its cost, and for
 -- each queue whether its worker serves it (0 or 1); then for each of the queues the jobs that wait, their summed cost, how
 -- long (ms) the first that came has waited, the workers that serve it, and what fits into the memory of each (JSON, or '' if
--- it did not tell); then when (s) the model was announced first.
+-- it did not tell), and, if there are any, of those to which jobs are left, though they are gone; then when (s) the model was announced first.
 -- model
 local model = A.model
 local names = { model, model .. ':bulk' }
 local workers = redis.call('ZRANGE', PREFIX .. 'workers:' .. model, int(steady()), '+inf', 'BYSCORE')
 local queues = {}
 for i, queue in ipairs(names) do
-  local serving, fits = redis.call('ZRANGE', PREFIX .. 'serving:' .. queue, int(steady()), '+inf', 'BYSCORE'), {}
+  local serving = redis.call('ZRANGE', PREFIX .. 'serving:' .. queue, int(steady()), '+inf', 'BYSCORE')
+  local fits, told_by = {}, {}
   for j, worker in ipairs(serving) do
-    fits[j] = redis.call('HGET', PREFIX .. 'fits:' .. model, worker) or ''
+    fits[j], told_by[worker] = redis.call('HGET', PREFIX .. 'fits:' .. model, worker) or '', true
+  end
+  local lately = #serving > 0 and redis.call('ZRANGE', PREFIX .. 'fitting:' .. queue, int(steady()), '+inf', 'BYSCORE') or {}
+  for _, worker in ipairs(lately) do
+    fits[#fits + 1] = not told_by[worker] and redis.call('HGET', PREFIX .. 'fits:' .. model, worker) or nil
   end
   local oldest = redis.call('ZRANGE', PREFIX .. 'arrivals:' .. queue, 0, 0, 'WITHSCORES')[2]
   queues[i] = {

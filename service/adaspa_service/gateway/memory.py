@@ -9,7 +9,9 @@ from adaspa_service.errors import bad_field
 
 
 def check_fits(params: JobParams, workers: Sequence[Fits | None]) -> None:
-    """Refuse what fits into the memory of no live worker. Without any, or with one that does not say, all passes.
+    """Refuse what fits into the memory of no worker that is there, or was there lately and may come back.
+
+    Without any that is there, or with one that does not say, all passes.
 
     Raises:
         ApiError: 400 with the field and what would fit.
