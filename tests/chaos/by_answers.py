@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -288,7 +289,8 @@ class Manners(Scene):
             (["GET /healthz HTTP/1.1", "Host: a", f"X: {'x' * 400_000}"], 431),
         ):
             with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
-                connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode())
+                with suppress(ConnectionError):  # a head that is too long is refused before it is whole
+                    connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode())
                 answer = connection.recv(4096).decode(errors="replace")
             assert answer.startswith(f"HTTP/1.1 {status} "), f"{[line[:40] for line in lines]}: {answer[:100]}"
 

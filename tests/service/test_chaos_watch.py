@@ -1,7 +1,6 @@
 """What the examination of a service looks at: whole, nothing is found; broken, it is."""
 
 import re
-import secrets
 import subprocess
 import sys
 from argparse import ArgumentTypeError
@@ -38,10 +37,9 @@ def test_parts_driven_by_hand_keep_their_promises(scene: Scene) -> None:
 
 
 def test_a_store_asked_in_a_drawn_order_is_as_the_reference_says() -> None:
-    seed = secrets.randbelow(10**6)
-    print(f"order {seed}")
+    """The same order each time; the audit draws others."""
     with own_store() as client:
-        Drawn(client, seed).play(700)
+        Drawn(client, 2).play(700)
 
 
 def test_a_store_that_holds_something_else_than_the_reference_is_found() -> None:

@@ -194,19 +194,25 @@ def test_what_is_under_way_when_it_stops_is_waited_for_and_nothing_more_begins(
 ) -> None:
     monkeypatch.setattr(deliverer, "STOP_SECONDS", PATIENCE)
     monkeypatch.setattr(deliverer, "EVERY_SECONDS", 0.05)
-    released = threading.Event()
+    released, heard, is_set = threading.Event(), threading.Event(), stage.one._stopping.is_set
 
     def slow(connection: socket.socket) -> None:
         released.wait()
         connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
 
+    def looked() -> bool:
+        if is_set():
+            heard.set()
+        return heard.is_set()
+
+    monkeypatch.setattr(stage.one._stopping, "is_set", looked)
     stage.receiver.answers = [slow]
     first = stage.owed()
     stage.one.__enter__()
     until(lambda: stage.receiver.calls, "an attempt is under way")
     stopping = threading.Thread(target=stage.one.__exit__)
     stopping.start()
-    until(stage.one._stopping.is_set, "it is told to stop")
+    until(heard.is_set, "it hears that it is to stop")
     second = stage.owed()
     assert stopping.is_alive(), "it waits"
     released.set()

@@ -642,8 +642,6 @@ def test_whatever_is_asked_in_whatever_order_is_as_the_documents_say(
     monkeypatch.setattr("adaspa_jobs.store.BATCH", 3)
     monkeypatch.setattr("adaspa_jobs.store.SCANNED", 9)
     monkeypatch.setattr("adaspa_service.gateway.events.BATCH", 4)
-    seed = secrets.randbelow(10**6)
-    print(f"order {seed}")
     both = {"tasks": ["text_to_video", "image_to_video"], "sizes": ["64x64", "96x48"], "max_batch": 3}
     catalog = write_catalog(
         tmp_path / "catalog.json", *(model_spec("builtin:demo", id=name, **both) for name in MODELS)
@@ -659,4 +657,4 @@ def test_whatever_is_asked_in_whatever_order_is_as_the_documents_say(
             _, token = service.parts.keys.create(name, frozenset(map(Scope, scopes.split())))
             headers = {"Authorization": f"Bearer {token}"}
             clients[name] = stack.enter_context(httpx.Client(base_url=service.url, headers=headers, timeout=PATIENCE))
-        Desk(service, clients, receiver, seed).play()
+        Desk(service, clients, receiver, order).play()

@@ -1,7 +1,6 @@
 """Parts of a gateway that do the work of many at a time, while some of these come, go, hang or fail."""
 
 import asyncio
-import secrets
 import threading
 from collections import Counter
 from itertools import pairwise
@@ -91,9 +90,8 @@ def test_whoever_shares_a_round_trip_gets_its_own_answers_whoever_else_goes_or_i
             pipes.lost = False
             assert await rounds.ask([("LAST",)]) == [("LAST",)], "it goes on afterwards"
 
-    seed = secrets.randbelow(10**6)
-    print(f"order {seed}")
-    asyncio.run(play(Random(seed)))
+    for seed in range(3):
+        asyncio.run(play(Random(seed)))
 
 
 class Streams:
@@ -160,9 +158,8 @@ def test_who_follows_hears_of_all_that_comes_whoever_else_comes_and_goes(monkeyp
         while True:
             await follower.wait()
 
-    seed = secrets.randbelow(10**6)
-    print(f"order {seed}")
-    asyncio.run(play(Random(seed)))
+    for seed in range(3):
+        asyncio.run(play(Random(seed)))
 
 
 def test_a_gateway_that_is_over_looks_up_no_host(settings: Settings) -> None:

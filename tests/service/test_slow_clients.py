@@ -106,7 +106,8 @@ def test_so_is_one_that_follows_a_good_request(wire: socket.socket, monkeypatch:
 
 
 def test_a_head_without_end_is_refused(wire: socket.socket) -> None:
-    wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"X-Header: a\r\n" * 6000)
+    with suppress(ConnectionError):  # it is refused before it is whole
+        wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"X-Header: a\r\n" * 6000)
     assert rest(wire)[9:12] in (b"431", b"400"), "400 by uvicorn itself where it runs on h11"
 
 
@@ -125,7 +126,8 @@ LONG = b"a" * 70_000
     ids=["header", "name", "address", "HTTP 1.0", "with a body"],
 )
 def test_a_long_head_that_comes_at_once_is_refused(head: bytes, wire: socket.socket, service: Service) -> None:
-    wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + head)
+    with suppress(ConnectionError):  # it is refused before it is whole
+        wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + head)
     first, _, answer = rest(wire).partition(b'{"status":"ok"}')
     assert first.startswith(b"HTTP/1.1 200 ")
     assert answer[9:12] in (b"431", b"400") and b'{"error":' in answer, "400 where uvicorn runs on h11"
