@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr, ValidationError
 from running_gateway import Service, serving
 from tiny_wan import SIZE, model_spec
-from waiting import until
+from waiting import PATIENCE, until
 
 
 class Check:
@@ -62,7 +62,7 @@ def check() -> Iterator[Check]:
 
 @pytest.fixture
 def service(settings: Settings, tmp_path: Path, check: Check) -> Iterator[Service]:
-    own = {"prompt_check_url": check.url, "prompt_check_token": SecretStr("t" * 20)}
+    own = {"prompt_check_url": check.url, "prompt_check_token": SecretStr("t" * 20), "prompt_check_seconds": PATIENCE}
     with serving(Settings.model_validate(settings.model_dump() | own), tmp_path) as running:
         yield running
 
