@@ -10,7 +10,7 @@ import pytest
 from running_gateway import Service
 
 JOBS = 40
-FEW = 4
+FEW = 10
 """Blocks a job, of some 60 bytes each: caches and connections come and go. What leaks keeps dozens."""
 
 
