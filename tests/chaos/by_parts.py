@@ -202,6 +202,7 @@ class Delivered(Scene):
             service.http.post(f"/videos/{remix}/cancel")
             until(lambda: len(receiver.calls) == 4, "the remix's event comes")
             assert (receiver.calls[3].path, receiver.calls[3].event["data"]["id"]) == ("/remix", remix)
+            until(lambda: not service.parts.deliveries.counts().waiting, "all are noted")
             self.refused(service, receiver)
             self.endless(service, receiver)
 

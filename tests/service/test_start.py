@@ -20,6 +20,12 @@ from gateway_process import environment, running, taken_port
 from waiting import PATIENCE
 
 
+@pytest.fixture
+def fresh_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder for tokens in which no gateway that was killed has left one."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 def refused(env: dict[str, str]) -> str:
     """The one line that a gateway ends with."""
     ended = forked.run(main, ["gateway"], env)
@@ -125,15 +131,10 @@ def test_a_secret_that_is_too_short_is_not_told(tmp_path: Path, redis_url: str) 
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("fresh_state")
 def test_it_says_who_may_come_in(
-    tmp_path: Path,
-    redis_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    settings: dict[str, str],
-    said: str,
-    status: int,
+    tmp_path: Path, redis_url: str, settings: dict[str, str], said: str, status: int
 ) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # where no killed gateway has left a token
     with running(tmp_path, redis_url, **settings) as (_, url):
         assert httpx.get(f"{url}/videos").status_code == status
         assert said in (tmp_path / "gateway.log").read_text()
