@@ -127,16 +127,20 @@ def test_a_child_that_is_told_to_stop_ends_at_once_while_it_loads_and_not_with_a
     monkeypatch.setattr(readiness, "LOOK_SECONDS", 0.001)
     monkeypatch.setattr(readiness.os, "_exit", lambda status: (ends.append(status), loading.set()))
     child = Readiness()
+
+    def nobody_looks_any_more() -> None:
+        for thread in threading.enumerate():
+            if thread.name == "stopping":
+                thread.join(PATIENCE / 10)
+                assert not thread.is_alive(), "what looks whether the worker is to stop goes on behind the load"
+
     for fails in (False, True):
 
         def load(fails: bool = fails) -> None:
             assert not fails
 
         child.reach(load, stopping.is_set)
-        for thread in threading.enumerate():
-            if thread.name == "stopping":
-                thread.join(PATIENCE / 10)
-                assert not thread.is_alive(), "what looks whether the worker is to stop goes on behind the load"
+        nobody_looks_any_more()
     assert ends == []
 
     def loads() -> None:
@@ -148,6 +152,7 @@ def test_a_child_that_is_told_to_stop_ends_at_once_while_it_loads_and_not_with_a
     assert ends == [], "it has not even begun"
     stopping.clear()
     Readiness().reach(loads, stopping.is_set)
+    nobody_looks_any_more()  # as long as ending the process is only noted
     assert ends and {*ends} == {0}
 
 
@@ -361,6 +366,23 @@ def test_a_worker_waits_for_its_child_and_ends_as_the_first_reason_says(
             step.start(worker)
         assert ended.value.code == ends
     assert len(looks) == 3
+
+
+def test_a_child_that_has_ended_because_its_worker_is_to_stop_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late the worker sees either: the signal comes, and the child ends, just before it is looked at."""
+
+    class Child:
+        @property
+        def exitcode(self) -> int:
+            monkeypatch.setattr(state, "should_stop", 0)
+            return 0
+
+    monkeypatch.setattr(app, "_readiness", SimpleNamespace(state=State.warming))
+    monkeypatch.setattr(state, "should_stop", None)
+    step: Any = app.WarmFirst.__new__(app.WarmFirst)
+    with pytest.raises(app.WorkerShutdown) as ended:
+        step.start(SimpleNamespace(pool=SimpleNamespace(_pool=SimpleNamespace(_pool=[Child()]))))
+    assert ended.value.code == 0
 
 
 @pytest.mark.parametrize(("warm", "cuda", "loads"), [(None, False, False), (None, True, True), (True, False, True)])

@@ -163,12 +163,13 @@ class WarmFirst(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
     def start(self, worker: Any) -> None:
-        while _readiness.state is not State.ready:
-            state.maybe_shutdown()
-            if any(child.exitcode is not None for child in worker.pool._pool._pool):
+        while (reached := _readiness.state) is not State.ready:
+            gone = any(child.exitcode is not None for child in worker.pool._pool._pool)
+            state.maybe_shutdown()  # only now: a child that has ended may have been told to
+            if gone:
                 log.error("not ready: the process loading the model was killed")
                 raise WorkerShutdown(EX_FAILURE)
-            if _readiness.state is State.failed:
+            if reached is State.failed:
                 raise WorkerShutdown(EX_FAILURE)
             time.sleep(0.02)
 
