@@ -15,6 +15,7 @@ import trustme
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.settings import get_settings
 from adaspa_jobs.store import JobStore
+from adaspa_service.local import supervisor
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from records import PARAMS
@@ -39,6 +40,11 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # httpx gives up after five seconds if it is not told otherwise, and a machine that is busy is no failure.
 for part in ("connect", "read", "write", "pool"):
     setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, PATIENCE)
+
+# Nor may a server that one process of tests is about to start find its port taken by another's.
+supervisor.PORTS = supervisor.PORTS[
+    int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+]
 
 # A shell starts background processes with Ctrl-C ignored, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -143,7 +149,7 @@ def short_folder() -> Iterator[Path]:
 @pytest.fixture
 def valkey(valkey_socket: Path) -> Iterator[redis.Redis]:
     """A client of the server, with nothing in it."""
-    with redis.Redis(unix_socket_path=str(valkey_socket)) as client:
+    with redis.Redis(unix_socket_path=str(valkey_socket), socket_timeout=PATIENCE) as client:
         client.flushall()
         yield client
 

@@ -23,8 +23,8 @@ def environment(tmp_path: Path, settings: dict[str, str]) -> dict[str, str]:
 
 @contextmanager
 def taken_port() -> Iterator[int]:
-    """A port that somebody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    """A port that somebody listens on, and nobody is given by chance once it is free."""
+    with socket.create_server(("127.0.0.1", free_port("127.0.0.1"))) as server:
         yield server.getsockname()[1]
 
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import redis
 from adaspa_jobs.job import Job, JobParams, Progress
@@ -16,8 +17,8 @@ from admitting import create
 class Spy(JobStore):
     """The real store, which also notes the progress and lets a test act at a step of the running job."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        super().__init__(client, lease_seconds=0.4)
+    def __init__(self, client: redis.Redis, **limits: Any) -> None:
+        super().__init__(client, **limits)
         self.at_step: dict[int, Callable[[Lease], object]] = {}
         self.at_phase: dict[str, Callable[[Lease], object]] = {}
         self.seen: list[Progress] = []

@@ -18,7 +18,7 @@ from adaspa_worker.pipeline import Engine
 from adaspa_worker.runner import Runner
 from admitting import create
 from faults import remembered
-from job_bench import Bench
+from job_bench import Bench, Spy
 from opentelemetry import trace
 from waiting import until
 
@@ -95,6 +95,7 @@ def test_a_cancelled_job_stops_within_one_step_and_the_next_one_completes(
 
 def test_a_lease_is_kept_through_a_phase_longer_than_it(bench: Bench, params: Callable[..., JobParams]) -> None:
     engine = bench.runner.engine("tiny")
+    bench.store = bench.runner.store = Spy(bench.store.client, lease_seconds=0.4)
 
     def slow_load(_: str) -> Engine:
         (job,) = bench.store.unfinished("open")

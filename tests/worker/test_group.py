@@ -138,11 +138,11 @@ def struck(
     grouped: Bench, worker: Worker, params: Params, fault: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> str:
     """The id of a job that was running when the follower was struck."""
-    monkeypatch.setattr(group, "SILENT_SECONDS", 3.0)
     (follower,) = worker.engine().group.processes
 
     def strike(_: Lease) -> None:
         os.kill(follower.pid, fault)
+        monkeypatch.setattr(group, "SILENT_SECONDS", 3.0)  # not before: until here, a silence is no fault
 
     grouped.store.at_step[2] = strike
     job = grouped.run(params(steps=12))

@@ -31,7 +31,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setattr(group, "FOLLOWER", "playing_follower")
     monkeypatch.setattr(group, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(group, "SILENT_SECONDS", PATIENCE)
+    for limit in ("SILENT_SECONDS", "ANSWER_SECONDS"):
+        monkeypatch.setattr(group, limit, PATIENCE)
     groups: list[Group] = []
 
     def make() -> Group:

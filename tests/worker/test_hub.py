@@ -17,6 +17,7 @@ from adaspa_worker.families import FAMILIES, pipeline_of
 from adaspa_worker.fetch_model import pin
 from adaspa_worker.source import ModelUnavailable, check_folder, resolve
 from hub_server import Hub, serving_hub
+from waiting import PATIENCE
 
 REPO = "demo/wan"
 BESIDE = (
@@ -39,8 +40,9 @@ class Desk:
     def fetch(self, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
         own = {"HF_ENDPOINT": self.url, "HF_HOME": str(self.home), "ADASPA_CATALOG": str(self.catalog)}
         quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "", "no_proxy": ""}
+        patient = {f"HF_HUB_{what}_TIMEOUT": str(round(PATIENCE)) for what in ("ETAG", "DOWNLOAD")}
         command = [sys.executable, "-m", "adaspa_worker.fetch_model", "--model", "demo", *options]
-        env = os.environ | own | quiet | variables
+        env = os.environ | own | quiet | patient | variables
         return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
     def fetched(self) -> set[str]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from adaspa_jobs.store import JobCancelled, JobStore, Lease
 from adaspa_worker.lease import LeaseKeeper
 from admitting import create
 from claiming import claimed, record
+from virtual_time import Seconds
 from waiting import until
 
 Params = Callable[..., JobParams]
@@ -123,15 +125,29 @@ def test_a_cancel_is_heard_without_a_write(store: JobStore, lease: Lease, monkey
         until(stops, "the job hears that it is cancelled")
 
 
-def test_a_lease_is_renewed_long_before_it_ends(valkey: redis.Redis, params: Params) -> None:
+def test_a_lease_is_renewed_long_before_it_ends(
+    valkey: redis.Redis, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes on by a twentieth of a second each time that the keeper looks at it."""
     store = JobStore(valkey, lease_seconds=10)
     lease = claimed(store, create(store, params()))
+    clock, renewed, renew = Seconds(), list[float](), store.renew
+
+    def looked_at() -> float:
+        clock.sleep(0.05)
+        return clock.now
+
+    def noted(lease: Lease) -> None:
+        renew(lease)
+        renewed.append(clock.now)
 
     def ends() -> float:
         score: Any = valkey.zscore("adaspa:leases", lease.job.id)
         return float(score)
 
-    first = ends()
+    monkeypatch.setattr("adaspa_worker.lease.time", SimpleNamespace(monotonic=looked_at))
+    monkeypatch.setattr(store, "renew", noted)
+    first, began = ends(), clock.now
     with kept(store, lease, every=0.02):
-        until(lambda: ends() > first, "the lease is renewed")
-        assert ends() < first + 5000, "when a fifth of it was over"
+        until(lambda: renewed, "the lease is renewed")
+    assert ends() > first and 2 <= renewed[0] - began < 3, "when a fifth of it was over"
