@@ -8,6 +8,7 @@ from adaspa_api.words import JobStatus, Priority
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
+from adaspa_jobs.counters import Counters
 from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import Job
 from adaspa_jobs.queue import queue_key
@@ -89,6 +90,8 @@ class Totals:
     """Jobs by model, status and error code ('' unless failed)."""
     leases_lost: dict[str, int]
     """Number of leases lost, by model."""
+    damaged: dict[str, int]
+    """Number of counters that are left out because they cannot be read, by their key without PREFIX."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,9 @@ class Counts:
             pipe.hgetall(PREFIX + "ended")
             pipe.hgetall(PREFIX + "leases_lost")
             ended, lost = pipe.execute()
-        split = {tuple(key.decode().split("|")): int(count) for key, count in ended.items()}
+        ends, leases = Counters.read(PREFIX + "ended", ended, 3), Counters.read(PREFIX + "leases_lost", lost, 1)
         return Totals(
-            {(model, status, code): count for (model, status, code), count in split.items()},
-            {model.decode(): int(count) for model, count in lost.items()},
+            {(model, status, code): count for (model, status, code), count in ends.by_name.items()},
+            {model: count for (model,), count in leases.by_name.items()},
+            {"ended": ends.damaged, "leases_lost": leases.damaged},
         )

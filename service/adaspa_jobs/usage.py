@@ -7,6 +7,7 @@ from typing import Any
 from adaspa_api.usage import UsageRow
 from redis import Redis
 
+from adaspa_jobs.counters import Counters
 from adaspa_jobs.scripts import PREFIX, reaching
 
 MOST_DAYS = 400
@@ -32,13 +33,12 @@ class Usages:
         for day, counts in zip(range(today, today - days, -1), counted, strict=True):
             date = datetime.fromtimestamp(day * DAY_SECONDS, UTC).date().isoformat()
             rows: dict[tuple[str, str], UsageRow] = {}
-            for name, count in sorted(counts.items()):
-                whose, model, what = name.decode().split("|")
+            for (whose, model, what), count in sorted(Counters.read(f"{PREFIX}usage:{day}", counts, 3).by_name.items()):
                 row = rows.setdefault((whose, model), UsageRow(date=date, model=model))
                 if what == "gpu_ms":
-                    row.gpu_seconds = int(count) / 1000
+                    row.gpu_seconds = count / 1000
                 elif what in UsageRow.model_fields:  # else a later version counts it
-                    setattr(row, what, int(count))
+                    setattr(row, what, count)
             for (whose, _), row in rows.items():
                 if owner in (None, whose):
                     found[whose].append(row)

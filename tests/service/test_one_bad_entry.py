@@ -20,7 +20,8 @@ from adaspa_service.gateway.state import AppState
 from admitting import create
 from claiming import FAILURE, VIDEO, claim, claimed, lose_lease, nothing_is_held, record
 from faults import let_time_pass
-from running_gateway import REPORT
+from prometheus_text import value
+from running_gateway import REPORT, Service
 
 SPOILED: dict[str, Callable[[redis.Redis, str], Any]] = {
     "gone": lambda client, key: client.delete(key),
@@ -299,3 +300,45 @@ def test_what_a_later_version_counts_is_left_out_of_the_usage(
     valkey.hset(key, "open|demo|upscaled", 3)
     ((row,),) = state.store.usage(1).values()
     assert row.failed == 1
+
+
+@pytest.mark.parametrize("damage", ["no number", "another type"])
+def test_jobs_end_whatever_became_of_their_counters(
+    state: AppState, valkey: redis.Redis, params: Callable[..., JobParams], damage: str
+) -> None:
+    store = state.store
+    store.fail(claimed(store, create(store, params())), FAILURE)
+    valkey.hset("adaspa:leases_lost", "demo", 1)
+    for key in ("adaspa:ended", "adaspa:leases_lost", *valkey.keys("adaspa:usage:*")):
+        names: Any = valkey.hkeys(key)
+        if damage == "another type":
+            valkey.delete(key)
+            valkey.sadd(key, *names)
+        else:
+            valkey.hset(key, mapping=dict.fromkeys(names, "many"))
+    lost, ended = (create(store, params()) for _ in range(2))
+    claimed(store, lost)
+    lose_lease(store, lost.id)
+    assert store.requeue_expired() == [lost.id]
+    for job in (lost, ended):
+        store.fail(claimed(store, job), FAILURE)
+        assert record(store, job.id).status == "failed"
+    assert nothing_is_held(store)
+
+
+def test_a_damaged_counter_is_named_and_hides_no_other(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    service.store.fail(service.claim(service.create()["id"]), FAILURE)
+    service.http.post(f"/videos/{service.create()['id']}/cancel").raise_for_status()
+    client = service.store.client
+    (usage,) = client.keys("adaspa:usage:*")
+    client.hset("adaspa:ended", mapping={"demo|failed|generation_failed": "many", "odd": 3})
+    client.hset("adaspa:leases_lost", "demo", "1.5")
+    client.hset("adaspa:webhook_counts", "ended|dead", b"\xff")
+    client.hset(usage, "open|demo|failed", "some")
+    told = service.http.get("/metrics").text
+    damaged = {"ended": 2, "leases_lost": 1, "webhook_counts": 1}
+    assert {key: value(told, "adaspa_damaged_counters", key=key) for key in damaged} == damaged
+    assert value(told, "adaspa_jobs_ended_total", model="demo", status="cancelled", code="") == 1
+    assert service.http.get("/usage").json()["data"][0]["cancelled"] == 1
+    for field in ("demo|failed|generation_failed' of adaspa:ended", "demo' of adaspa:leases_lost", "open|demo|failed"):
+        assert field in caplog.text

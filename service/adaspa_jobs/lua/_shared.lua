@@ -199,11 +199,22 @@ local function begin_attempt(id, nonce, last, params, ...)
   emit(id, 'in_progress', 'in_progress', attempt, progress)
 end
 
+-- Count in a field of a hash, which holds up nothing: one that is no counter stays as it is, and its readers tell of it.
+-- The sum; nil if there is none.
+local function count(key, field, amount)
+  local sum = redis.pcall('HINCRBY', key, field, int(amount))
+  if type(sum) == 'number' then
+    return sum
+  elseif not (string.find(sum.err, 'not an integer') or string.find(sum.err, 'overflow') or string.find(sum.err, 'WRONGTYPE')) then
+    error(sum)
+  end
+end
+
 local USAGE_SECONDS = 401 * 86400
 local function note_usage(id, what, amount)
   local key = PREFIX .. 'usage:' .. int(math.floor(now() / 86400000))
-  local sum = redis.call('HINCRBY', key, job(id).owner .. '|' .. job(id).model .. '|' .. what, int(amount))
-  if int(sum) == int(amount) then  -- the first of its kind on this day, and maybe the day's first
+  local sum = count(key, job(id).owner .. '|' .. job(id).model .. '|' .. what, amount)
+  if sum and int(sum) == int(amount) then  -- the first of its kind on this day, and maybe the day's first
     redis.call('EXPIRE', key, USAGE_SECONDS)
   end
 end
@@ -374,7 +385,7 @@ local function finish(id, status, failure, ...)
     end
   end
   local code = failure and cjson.decode(failure).code or ''
-  redis.call('HINCRBY', PREFIX .. 'ended', job(id).model .. '|' .. status .. '|' .. code, 1)
+  count(PREFIX .. 'ended', job(id).model .. '|' .. status .. '|' .. code, 1)
   note_usage(id, status, 1)
   redis.call('SREM', PREFIX .. 'unfinished:' .. job(id).owner, id)
   redis.call('DEL', PREFIX .. 'preview:' .. id)
@@ -521,7 +532,7 @@ end
 -- attempts were lost, else queued. True if it is queued.
 local function lose_worker(id, failure)
   local lost = redis.call('HINCRBY', record(id), 'lost_attempts', 1)
-  redis.call('HINCRBY', PREFIX .. 'leases_lost', job(id).model, 1)
+  count(PREFIX .. 'leases_lost', job(id).model, 1)
   if get(id, 'cancel_requested') == '1' then
     finish(id, 'cancelled')
   elseif lost >= LIMITS.max_attempts then

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from adaspa_api.words import TERMINAL, ErrorCode, JobStatus
+from adaspa_jobs.counts import Totals
 from adaspa_jobs.queue import queue_name
 from adaspa_jobs.scripts import StoreUnavailable
 from fastapi import APIRouter, Request, Response
@@ -56,7 +57,7 @@ class JobCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         try:
-            found = [*self._loads(), *self._totals(), *self._webhooks(), *self._room()]
+            found = [*self._loads(), *self._counted(), *self._room()]
         except StoreUnavailable:
             found = []
         yield GaugeMetricFamily("adaspa_store_up", "Whether Redis answers (1) or not (0).", value=bool(found))
@@ -91,8 +92,18 @@ class JobCollector(Collector):
             wanted.add_metric([model], max(load.unfinished, load.workers) if load.unfinished else 0)
         return [waiting, running, unfinished, oldest, workers, wanted]
 
-    def _totals(self) -> list[Metric]:
-        totals = self.state.store.totals()
+    def _counted(self) -> list[Metric]:
+        totals, counts = self.state.store.totals(), self.state.deliveries.counts()
+        damaged = GaugeMetricFamily(
+            "adaspa_damaged_counters",
+            "Number of counters in Redis that are left out because they cannot be read; the log names them.",
+            labels=["key"],
+        )
+        for key, number in (totals.damaged | {"webhook_counts": counts.damaged}).items():
+            damaged.add_metric([key], number)
+        return [*self._totals(totals), *self._webhooks(counts), damaged]
+
+    def _totals(self, totals: Totals) -> list[Metric]:
         ended = CounterMetricFamily(
             "adaspa_jobs_ended",
             "Number of jobs that ended, by status and error code.",
@@ -128,8 +139,7 @@ class JobCollector(Collector):
             metric.add_metric(["limit"], limit)
         return [memory, connections]
 
-    def _webhooks(self) -> list[Metric]:
-        counts = self.state.deliveries.counts()
+    def _webhooks(self, counts: deliveries.DeliveryCounts) -> list[Metric]:
         attempts = CounterMetricFamily(
             "adaspa_webhook_attempts", "Number of attempts to deliver a webhook event.", labels=["outcome"]
         )

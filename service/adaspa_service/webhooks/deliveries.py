@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
+from adaspa_jobs.counters import Counters
 from adaspa_jobs.job import Job
 from adaspa_jobs.record import job_from_hash
 from adaspa_jobs.scripts import PREFIX, Scripts, reaching
@@ -121,6 +122,8 @@ class DeliveryCounts:
     """Number of attempts by outcome."""
     ended: dict[str, int]
     """Number of events by end, one of ENDS."""
+    damaged: int
+    """Number of these counters that are left out because they cannot be read."""
 
 
 class DeliveryStore:
@@ -226,13 +229,15 @@ class DeliveryStore:
             pipe.time()
             pipe.hgetall(PREFIX + "webhook_counts")
             waiting, dead, first, (seconds, microseconds), counted = pipe.execute()
-        split = {tuple(key.decode().split("|")): int(count) for key, count in counted.items()}
+        counters = Counters.read(PREFIX + "webhook_counts", counted, 2)
+        split = counters.by_name
         return DeliveryCounts(
             waiting,
             dead,
             max(0.0, seconds + microseconds / 1e6 - first[0][1] / 1000) if first else 0.0,
             {outcome: count for (kind, outcome), count in split.items() if kind == "attempts"},
             {end: count for (kind, end), count in split.items() if kind == "ended"},
+            counters.damaged,
         )
 
     # Operating

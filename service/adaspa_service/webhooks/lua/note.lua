@@ -7,12 +7,12 @@
 local id, lane, outcome = A.id, A.lane, A.outcome
 local key, trying = PREFIX .. 'webhook:' .. id, PREFIX .. 'webhook_trying:' .. A.owner
 local counts = PREFIX .. 'webhook_counts'
-redis.call('HINCRBY', counts, 'attempts|' .. outcome, 1)
+count(counts, 'attempts|' .. outcome, 1)
 
 local under_way = A.over_ms > now() and tonumber(redis.call('ZSCORE', trying, id)) == A.over_ms
 local event = redis.call('HGET', key, 'type')
 if event == A.type and outcome == 'delivered' then
-  redis.call('HINCRBY', counts, 'ended|delivered', 1)
+  count(counts, 'ended|delivered', 1)
   forget_webhook(id)
 elseif event and under_way then
   redis.call('HSET', key, 'error', A.error, 'tried_at', seconds(now()))
@@ -23,7 +23,7 @@ elseif event and under_way then
   if A.again_in_ms then
     schedule_webhook(id, lane, now() + A.again_in_ms)
   else
-    redis.call('HINCRBY', counts, 'ended|dead', 1)
+    count(counts, 'ended|dead', 1)
     redis.call('ZREM', PREFIX .. 'webhook_lane:' .. lane, id)
     redis.call('ZREM', PREFIX .. 'webhooks', id)
     redis.call('ZADD', PREFIX .. 'webhooks_dead', int(now()), id)

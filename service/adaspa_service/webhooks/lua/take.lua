@@ -33,7 +33,7 @@ for _, lane in ipairs(lanes) do
   elseif not owner then
     redis.call('ZREM', PREFIX .. 'webhook_lane:' .. lane, id)
     if redis.call('ZREM', PREFIX .. 'webhooks', id) == 1 then  -- else it was deleted, and its record did not say its lane
-      redis.call('HINCRBY', PREFIX .. 'webhook_counts', 'ended|damaged', 1)
+      count(PREFIX .. 'webhook_counts', 'ended|damaged', 1)
       redis.call('ZADD', PREFIX .. 'webhooks_dead', int(now()), id)
       redis.call('HSET', PREFIX .. 'webhook:' .. id, 'error', DAMAGED)
       redis.call('PEXPIRE', PREFIX .. 'webhook:' .. id, int(A.dead_ms))

@@ -11,7 +11,7 @@ local dropped = {}
 for _ = 1, math.min(excess, 100) do
   local id = redis.call('ZRANGE', dead, 0, 0)[1] or redis.call('ZRANGE', waiting, -1, -1)[1]
   if redis.call('ZSCORE', waiting, id) then
-    redis.call('HINCRBY', PREFIX .. 'webhook_counts', 'ended|dropped', 1)
+    count(PREFIX .. 'webhook_counts', 'ended|dropped', 1)
     dropped[#dropped + 1] = id
   end
   forget_webhook(id)
