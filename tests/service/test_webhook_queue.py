@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from adaspa_jobs.job import JobParams
 from adaspa_jobs.store import JobStore
-from adaspa_service.webhooks.deliveries import Delivery, DeliveryStore, Outcome
+from adaspa_service.webhooks.deliveries import Delivery, DeliveryDamaged, DeliveryStore, Outcome
 from admitting import admit
 from claiming import VIDEO, claimed
 from running_gateway import REPORT
@@ -123,6 +123,44 @@ def test_a_delivery_without_its_whole_record_stops_no_other(
     assert [job_id for job_id, _ in deliveries.ids("dead")] == [ids[0]]
     assert "damaged" in store.client.hget(key, "error").decode() and store.client.ttl(key) > 0
     assert deliveries.redeliver(ids[0]) == (lost == "attempts"), "the number of attempts begins anew, all else is lost"
+
+
+@pytest.mark.parametrize("damaged", ["webhook", "webhook_lane", "webhook_trying"])
+def test_a_key_of_another_type_stops_no_other_delivery(
+    store: JobStore, params: Callable[..., JobParams], damaged: str
+) -> None:
+    made = []
+    for owner in ("a", "b"):
+        job, _ = admit(store, params(), owner=owner, webhook_url=f"https://{owner}.example.com/")
+        store.request_cancel(job.id)
+        made.append(job.id)
+    deliveries = DeliveryStore(store.client)
+    first = deliveries.get(made[0])
+    assert first is not None
+    key = {"webhook": made[0], "webhook_lane": first.lane, "webhook_trying": "a"}[damaged]
+    store.client.delete(f"adaspa:{damaged}:{key}")
+    store.client.set(f"adaspa:{damaged}:{key}", "odd")
+    taken = {delivery.job_id for _ in range(3) for delivery in deliveries.take(10)}
+    assert taken == set(made[damaged != "webhook_trying" :])
+    if damaged == "webhook_lane":
+        assert deliveries.redeliver(made[0]) and [each.job_id for each in deliveries.take(10)] == made[:1]
+    elif damaged == "webhook":
+        assert [job_id for job_id, _ in deliveries.ids("dead")] == made[:1]
+
+
+def test_a_dead_event_of_another_type_is_told_and_forgotten(store: JobStore, params: Callable[..., JobParams]) -> None:
+    job, _ = admit(store, params(), webhook_url="https://hooks.example.com/")
+    store.request_cancel(job.id)
+    deliveries = DeliveryStore(store.client, dead_seconds=0.0)
+    (delivery,) = deliveries.take(1)
+    deliveries.note(delivery, Outcome.gone)
+    store.client.delete(f"adaspa:webhook:{job.id}")
+    store.client.set(f"adaspa:webhook:{job.id}", "odd")
+    with pytest.raises(DeliveryDamaged, match="it is no hash"):
+        deliveries.get(job.id)
+    assert not deliveries.redeliver(job.id)
+    deliveries.trim()
+    assert deliveries.ids("dead") == [] and not store.client.exists(f"adaspa:webhook:{job.id}")
 
 
 def test_a_deleted_event_is_no_damaged_one(store: JobStore, params: Callable[..., JobParams]) -> None:

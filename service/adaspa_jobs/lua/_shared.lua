@@ -341,7 +341,16 @@ local function owe_webhook(id, status, url)
   schedule_webhook(id, lane, now())
 end
 
+-- What has another type than ours is damage that nothing can be read of: it goes, so that it holds up nothing else.
+local function keep_only(kind, key)
+  local found = redis.call('TYPE', key).ok
+  if found ~= kind and found ~= 'none' then
+    redis.call('DEL', key)
+  end
+end
+
 local function forget_webhook(id)
+  keep_only('hash', PREFIX .. 'webhook:' .. id)
   local lane = redis.call('HGET', PREFIX .. 'webhook:' .. id, 'lane')
   if lane then
     redis.call('ZREM', PREFIX .. 'webhook_lane:' .. lane, id)

@@ -20,6 +20,7 @@ from adaspa_jobs.scripts import PREFIX, Scripts, reaching
 from adaspa_jobs.settings import SECRET_PREFIX
 from pydantic_core import from_json
 from redis import Redis
+from redis.exceptions import ResponseError
 
 log = logging.getLogger(__name__)
 
@@ -211,8 +212,11 @@ class DeliveryStore:
 
     def get(self, job_id: str) -> Delivery | None:
         """Read the delivery of a job's event; None if there is none, or it was delivered. Raises DeliveryDamaged."""
-        with reaching():
-            fields: Any = self.client.hgetall(PREFIX + "webhook:" + job_id)
+        try:
+            with reaching():
+                fields: Any = self.client.hgetall(PREFIX + "webhook:" + job_id)
+        except ResponseError as error:  # WRONGTYPE
+            raise DeliveryDamaged(job_id, "it is no hash") from error
         try:
             return _delivery(job_id, fields) if fields else None
         except KeyError as error:

@@ -2,7 +2,8 @@
 -- id
 local id = A.id
 local key = PREFIX .. 'webhook:' .. id
-local fields = redis.call('HMGET', key, 'owner', 'type', 'url', 'lane')
+local whole = redis.call('TYPE', key).ok == 'hash'
+local fields = whole and redis.call('HMGET', key, 'owner', 'type', 'url', 'lane') or {}
 local lane = fields[1] and fields[2] and fields[3] and fields[4]
 if not lane then
   return 0

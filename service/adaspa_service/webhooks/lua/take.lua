@@ -2,7 +2,8 @@
 -- Begin an attempt at due deliveries, one in a lane. A lane is busy until the outcome is noted (note.lua), or
 -- until the attempt's time is over because whoever made it died; then another makes the next.
 -- An owner gets so many attempts at a time: receivers of one that all hang hold up no other's.
--- One without its whole record, such as a restored backup may hold, or with a damaged one is given up instead.
+-- One without its whole record, such as a restored backup may hold, or with a damaged one is given up instead. A lane of
+-- another type than ours is empty: its deliveries wait until they are asked for (redeliver.lua).
 -- When (ms) the attempts' time is over; the deliveries; and the ids of those that were given up.
 -- limit (deliveries at most), attempt_ms (time of an attempt), owner_attempts (of one owner at most), dead_ms (a dead
 -- one is kept for)
@@ -13,6 +14,7 @@ local taken, damaged = {}, {}
 
 local function may_try(owner)
   local trying = PREFIX .. 'webhook_trying:' .. owner
+  keep_only('zset', trying)
   redis.call('ZREMRANGEBYSCORE', trying, '-inf', int(now()))
   return redis.call('ZCARD', trying) < A.owner_attempts
 end
@@ -22,9 +24,13 @@ for _, lane in ipairs(lanes) do
   if #taken == A.limit then
     break
   end
+  keep_only('zset', PREFIX .. 'webhook_lane:' .. lane)
   local busy = redis.call('PTTL', PREFIX .. 'webhook_busy:' .. lane)
   local first = redis.call('ZRANGE', PREFIX .. 'webhook_lane:' .. lane, 0, 0, 'WITHSCORES')
   local id, due = first[1], tonumber(first[2])
+  if id then
+    keep_only('hash', PREFIX .. 'webhook:' .. id)
+  end
   local fields = id and redis.call('HMGET', PREFIX .. 'webhook:' .. id, 'owner', 'attempts', 'type', 'url', 'lane') or {}
   local counted = string.match(fields[2] or '', '^%d%d?%d?%d?$')  -- what Redis can add to, and Python can read
   local owner = counted and fields[3] and fields[4] and fields[5] and fields[1]
