@@ -1,7 +1,6 @@
 """``adaspa compare``: the same prompt and seed with dense attention and with AdaSpa, side by side."""
 
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -19,8 +18,8 @@ from adaspa_client import ApiError, Client, Video, VideoFields
 
 from adaspa_service.cli import params
 from adaspa_service.cli.generate import SERVER_ONLY, fetch, interrupted
-from adaspa_service.cli.jobs import check_output
 from adaspa_service.cli.local import generate_here, need, resolved
+from adaspa_service.cli.output import check_output, written_whole
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Exit, Json, fail, last_words, print_json, print_table, say
 
@@ -84,14 +83,11 @@ def submit(client: Client, prompt: str, pair: list[VideoFields]) -> list[Video]:
 
 def join(files: list[Path], output: Path) -> dict[str, float]:
     """Write the two videos side by side and return their PSNR and SSIM."""
-    whole = Path(os.path.realpath(output))
-    with TemporaryDirectory(prefix=".part-", dir=whole.parent) as folder:
-        part = Path(folder) / "both.mp4"
+    with written_whole(output) as part:
         command = [sys.executable, "-m", "adaspa_worker.side_by_side", *map(str, files), "--output", str(part)]
         ran = subprocess.run([*command, "--labels", "dense", "AdaSpa"], capture_output=True, text=True, check=False)
         if ran.returncode:
             fail(f"the videos cannot be compared: {last_words(ran)}")
-        part.replace(whole)
     found: dict[str, float] = json.loads(ran.stdout)
     return found
 

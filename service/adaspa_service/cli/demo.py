@@ -1,6 +1,5 @@
 """``adaspa demo``: start the whole service, generate one video and a contact sheet, and stop it."""
 
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -14,7 +13,7 @@ from adaspa_jobs.settings import get_settings
 
 from adaspa_service.cli import params
 from adaspa_service.cli.generate import format_of
-from adaspa_service.cli.jobs import check_output
+from adaspa_service.cli.output import check_output, written_whole
 from adaspa_service.cli.progress import follow, summary
 from adaspa_service.cli.serve import DataDir, Model, Port
 from adaspa_service.cli.server import ApiKey, connect
@@ -121,10 +120,9 @@ def write_contact_sheet(client: Client, video_id: str, path: Path) -> Path:
     """Write the job's spritesheet as a PNG file."""
     from PIL import Image  # noqa: PLC0415  only the demo needs it, and only the worker's extra brings it
 
-    whole = Path(os.path.realpath(path))
-    with TemporaryDirectory(prefix=".part-", dir=whole.parent) as folder:
-        part = Path(folder) / "sheet.png"
-        with Image.open(client.download(video_id, Path(folder) / "sheet.webp", "spritesheet")) as image:
-            image.save(part, "PNG")
-        part.replace(whole)
+    with (
+        written_whole(path) as part,
+        Image.open(client.download(video_id, part.with_name("sheet.webp"), "spritesheet")) as image,
+    ):
+        image.save(part, "PNG")
     return path

@@ -10,8 +10,8 @@ from adaspa_api.words import JobStatus, OutputFormat
 from adaspa_client import ApiError, Client, NotFound, Video, VideoFields
 
 from adaspa_service.cli import params
-from adaspa_service.cli.jobs import check_folder, check_output
 from adaspa_service.cli.local import generate_here, resolved
+from adaspa_service.cli.output import check_folder, check_output
 from adaspa_service.cli.progress import Ended, NotCompleted, follow, summary
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Exit, Json, fail, print_json, say, warn

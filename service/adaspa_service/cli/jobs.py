@@ -1,10 +1,8 @@
 """``adaspa jobs``, and the commands for single jobs: ``show``, ``download``, ``cancel``, ``delete``."""
 
-import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Annotated
 
 import typer
@@ -15,6 +13,7 @@ from adaspa_api.words import JobStatus
 from adaspa_client import ApiError, Forbidden, Unauthorized, Variant, Video
 
 from adaspa_service.cli.completion import video_ids
+from adaspa_service.cli.output import check_folder, check_output
 from adaspa_service.cli.progress import NotCompleted, follow, summary
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
 from adaspa_service.cli.terminal import Exit, Json, confirm, console, fail, print_json, print_table, say, warn
@@ -199,27 +198,3 @@ def facts(video: Video) -> dict[str, object]:
 def typed(value: object) -> object:
     """Return a field's value as one would type it: adapters as their names and scales."""
     return ", ".join(f"{use.name}:{use.scale:g}" for use in value) if isinstance(value, list) else value
-
-
-def check_output(path: Path) -> None:
-    """End the command if the file could not be written, before any work is done for it."""
-    if str(path) == "-":
-        fail("--output: standard output is not supported; allowed: a file (./- for one of this name)", Exit.usage)
-    if not path.parent.is_dir():
-        fail(f"--output: the folder {path.parent} does not exist", Exit.usage)
-    try:
-        if path.exists() and not path.is_file():
-            kind = "a folder" if path.is_dir() else "a pipe or a device"
-            fail(f"--output: {path} is {kind}; allowed: a file", Exit.usage)
-    except OSError as error:  # such as a name that is too long
-        fail(f"--output: {path}: {error.strerror}", Exit.usage)
-    check_folder(Path(os.path.realpath(path)).parent)
-
-
-def check_folder(folder: Path) -> None:
-    """End the command if no file can be written to the folder. To write one is the only sure test; it leaves none."""
-    try:
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        fail(f"--output: no file can be written to {folder.absolute()}: {error.strerror}", Exit.usage)

@@ -19,6 +19,19 @@ def is_file(content_type: str) -> bool:
     return not content_type.startswith(("text/", "application/json"))
 
 
+def destination(path: str | Path) -> Path:
+    """Return the file that a path leads to, there or not yet.
+
+    Raises:
+        ValueError: the path leads to something else: a folder, a pipe or a device.
+        OSError: the path cannot be looked at, such as one with too long a name.
+    """
+    whole = Path(os.path.realpath(path))
+    if whole.exists() and not whole.is_file():
+        raise ValueError(f"path must lead to a file or to nothing yet, got {str(path)!r}")
+    return whole
+
+
 class Download:
     """Download to a file that appears under its name only when it is whole.
 
@@ -34,9 +47,7 @@ class Download:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._whole = Path(os.path.realpath(self.path))
-        if self._whole.exists() and not self._whole.is_file():
-            raise ValueError(f"path must lead to a file or to nothing yet, got {str(path)!r}")
+        self._whole = destination(path)
         self._part = self._whole.with_name(f".adaspa-{token_hex(8)}.part")
         self._etag = ""
         self._file: BinaryIO | None = None
