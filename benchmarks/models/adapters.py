@@ -7,7 +7,6 @@ one that the same adapters gave before. The same again with compiled blocks, of 
 number of graphs so far.
 """
 
-import argparse
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from diffusers import WanPipeline
 from safetensors.torch import save_file
 
 from benchmarks.clock import synchronize
+from benchmarks.models import command_line
 from benchmarks.models.full_models import MODELS, FullModel
 from benchmarks.models.memory import free
 from benchmarks.models.memory_models import SIZES
@@ -113,12 +113,9 @@ def rows(model: FullModel, folder: Path, device: torch.device, *, compiled: bool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.adapters", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser = command_line.parser("adapters", __doc__)
     parser.add_argument("--only", nargs="+", choices=BLOCKS, default=BLOCKS, help="blocks to measure with")
-    parser.add_argument("--quick", action="store_true", help="a tiny model on the CPU: to try the benchmark itself")
-    asked = parser.parse_args()
-    device = torch.device("cpu" if asked.quick else "cuda")
+    asked, device = command_line.read(parser)
     whole = MODELS[MODEL].quick() if asked.quick else replace(MODELS[MODEL], latents=SIZES[SIZE])
     few = whole if asked.quick else whole.few_blocks(COMPILED_BLOCKS)
     result: Json = {**ran_on(quick=asked.quick), "model": MODEL, "size": SIZE, "rows": []}

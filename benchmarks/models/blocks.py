@@ -7,7 +7,6 @@ diffusers runs the model, by FlashAttention-3 (the wheel `fa3-fwd`) and by AdaSp
 sparse step at density 0.2. The table, with totals of 50, 8 and 4 steps, is the work of `benchmarks.readme`.
 """
 
-import argparse
 import gc
 import math
 import time
@@ -15,7 +14,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
@@ -24,6 +22,7 @@ from adaspa.patch import family_of
 from adaspa_worker.engines.linears import blocks_of
 
 from benchmarks.clock import synchronize
+from benchmarks.models import command_line
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.full_models import FullModel
 from benchmarks.models.steps import Subject, attempt, dense_row, failed, sparse_row, unpatched_row, walk_rows
@@ -108,14 +107,10 @@ def rows_or_error(model: FullModel, device: torch.device, dtype: torch.dtype) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.blocks", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser = command_line.parser("blocks", __doc__)
     parser.add_argument("--models", nargs="+", choices=list(BLOCK_MODELS), default=list(BLOCK_MODELS))
-    parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
-    arguments = parser.parse_args()
-    if not arguments.quick and not torch.cuda.is_available():
-        parser.error("a GPU is needed, or --quick")
-    device, dtype = torch.device("cpu" if arguments.quick else "cuda"), torch.bfloat16
+    arguments, device = command_line.read(parser)
+    dtype = torch.bfloat16
     result: dict[str, Any] = {
         **ran_on(quick=arguments.quick),
         "diffusers": diffusers.__version__,

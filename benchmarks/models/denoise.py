@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final, get_args
 from unittest.mock import patch
 
@@ -37,6 +36,7 @@ from diffusers.utils.logging import tqdm
 from torch import nn
 
 from benchmarks.attention import peers
+from benchmarks.models import command_line
 from benchmarks.models.full_models import MODELS, FullModel
 from benchmarks.models.steps import dense_by
 from benchmarks.models.totals import SHORT_WARMUP
@@ -191,8 +191,7 @@ def run(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.denoise", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every step")
+    parser = command_line.parser("denoise", __doc__)
     parser.add_argument("--model", choices=list(MODELS), default=next(iter(MODELS)))
     parser.add_argument("--config", choices=["paper", "short", *get_args(Preset)], default="paper")
     parser.add_argument("--density", type=float, help="share of the blocks to keep, in (0, 1]")
@@ -210,14 +209,10 @@ def main() -> None:
     )
     parser.add_argument("--compile", action="store_true", help="compile the transformer's repeated blocks")
     parser.add_argument("--minutes", type=float, default=9.5, help="stop after this time, the run incomplete")
-    parser.add_argument("--quick", action="store_true", help="a tiny model on the CPU: to try the benchmark itself")
-    arguments = parser.parse_args()
-    if not arguments.quick and not torch.cuda.is_available():
-        parser.error("a GPU is needed, or --quick")
+    arguments, device = command_line.read(parser)
     if arguments.step_cache is not None and arguments.model != MAG_MODEL:
         parser.error(f"--step-cache needs the ratios of the model; allowed: --model {MAG_MODEL}")
     started = time.monotonic()
-    device = torch.device("cpu" if arguments.quick else "cuda")
     model = MODELS[arguments.model].quick() if arguments.quick else MODELS[arguments.model]
     precisions = {name: getattr(arguments, name) for name in ("dense_precision", "sparse_precision")}
     config = configuration(arguments.config, arguments.density).replace(**precisions)

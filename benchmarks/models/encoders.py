@@ -4,16 +4,15 @@ Random weights in bfloat16, as many tokens as the pipelines give them. Both prom
 HunyuanVideo has one.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from transformers import LlamaConfig, LlamaModel, UMT5Config, UMT5EncoderModel
 
+from benchmarks.models import command_line
 from benchmarks.results import add, ran_on
 
 ROUNDS = 7
@@ -75,12 +74,9 @@ def seconds(encoder: Encoder, device: torch.device, *, quick: bool) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.encoders", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file")
-    parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
-    arguments = parser.parse_args()
+    parser = command_line.parser("encoders", __doc__)
+    arguments, device = command_line.read(parser)
     result = {**ran_on(quick=arguments.quick), "rows": []}
-    device = torch.device("cpu" if arguments.quick else "cuda")
     for encoder in ENCODERS:
         row = {"encoder": encoder.model, "prompts": encoder.prompts, "tokens": encoder.tokens}
         add(result, row | seconds(encoder, device, quick=arguments.quick), arguments.output)

@@ -8,7 +8,6 @@ rest. Each block's output is compared with float32 at one frame. Each model has 
 they measure one after another. The table, with totals of 50 steps, is the work of `benchmarks.readme`.
 """
 
-import argparse
 import copy
 import gc
 from collections import Counter
@@ -21,7 +20,6 @@ from importlib.util import find_spec
 from itertools import chain, product
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import adaspa
@@ -34,6 +32,7 @@ from adaspa_worker.engines.compiling import compile_blocks
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.models import command_line
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.blocks import FewBlocks, layers_of, video_tokens
 from benchmarks.models.full_models import MODELS, FullModel
@@ -348,14 +347,10 @@ def rows_in_turn(names: Sequence[str], parts: Sequence[str], *, quick: bool) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.linears", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser = command_line.parser("linears", __doc__)
     parser.add_argument("--models", nargs="+", choices=list(ALL_MODELS), default=list(NAMES))
     parser.add_argument("--parts", nargs="+", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
-    arguments = parser.parse_args()
-    if not arguments.quick and not torch.cuda.is_available():
-        parser.error("a GPU is needed, or --quick")
+    arguments, _ = command_line.read(parser)
     result: dict[str, Any] = {
         **ran_on(quick=arguments.quick),
         "diffusers": diffusers.__version__,

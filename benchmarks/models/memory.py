@@ -5,13 +5,11 @@ tiles, by model, size and frames, all with random weights; beside them the bytes
 are kept in, and of AdaSpa's caches. It is what a formula for a job's peak is to be held against.
 """
 
-import argparse
 import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice, product
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -20,6 +18,7 @@ from adaspa_jobs.step_cache import StepCache
 from adaspa_worker.engines import step_cache
 from adaspa_worker.engines.weights import by_type
 
+from benchmarks.models import command_line
 from benchmarks.models.full_models import FullModel
 from benchmarks.models.memory_models import CACHED, CACHES, KEPT, SIZES, TRANSFORMERS, VAES, Transformer, Vae
 from benchmarks.models.steps import Subject, attempt, walk_rows
@@ -128,15 +127,10 @@ def free(device: torch.device) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.memory", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser = command_line.parser("memory", __doc__)
     names = [*TRANSFORMERS, *VAES, STEP_CACHES]
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="what to measure")
-    parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
-    arguments = parser.parse_args()
-    if not arguments.quick and not torch.cuda.is_available():
-        parser.error("a GPU is needed, or --quick")
-    device = torch.device("cpu" if arguments.quick else "cuda")
+    arguments, device = command_line.read(parser)
     result: dict[str, Any] = {**ran_on(quick=arguments.quick), "diffusers": diffusers.__version__, "rows": []}
     write(result, arguments.output)
     transformers = [TRANSFORMERS[name] for name in arguments.only if name in TRANSFORMERS]

@@ -6,7 +6,6 @@ seconds of each denoising step with all guidance branches, the peak so far, and 
 as a whole. Host memory is the most that the process ever took, so that each model needs one of its own.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -37,6 +36,7 @@ from adaspa_worker.pipeline import Encoded
 from adaspa_worker.warm_up import default_params
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+from benchmarks.models import command_line
 from benchmarks.models.full_models import MODELS
 from benchmarks.models.memory_models import VAES
 from benchmarks.models.steps import attempt
@@ -209,10 +209,8 @@ def host_peak() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.offload", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser = command_line.parser("offload", __doc__)
     parser.add_argument("--model", choices=list(CASES), default=next(iter(CASES)))
-    parser.add_argument("--quick", action="store_true", help="a tiny model on the CPU: to try the benchmark itself")
     arguments = parser.parse_args()
     os.environ["ADASPA_WORKER_MEMORY_BYTES"] = str(CARD_BYTES)
     allocator.use()

@@ -6,13 +6,11 @@ sparse step with ``compensation="residual"`` follow, and sparse steps without ei
 part costs or brings. Weights are random. The table, with the total of 50 steps, is the work of `benchmarks.readme`.
 """
 
-import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar
 
 import adaspa
@@ -20,6 +18,7 @@ import diffusers
 import torch
 from adaspa_worker.engines.weights import by_type
 
+from benchmarks.models import command_line
 from benchmarks.models.denoise import built, first_blocks
 from benchmarks.models.full_models import MODELS, FullModel
 from benchmarks.models.linears import EIGHT, LINEARS
@@ -95,16 +94,9 @@ def compiling(transformer: Any) -> Iterator[None]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.models.paper_steps", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser = command_line.parser("paper_steps", __doc__)
     parser.add_argument("--model", choices=list(MODELS), default=NAME)
-    parser.add_argument("--quick", action="store_true", help="a tiny model on the CPU: to try the benchmark itself")
-    arguments = parser.parse_args()
-    if not arguments.quick and not torch.cuda.is_available():
-        parser.error("a GPU is needed, or --quick")
-    device = torch.device("cpu" if arguments.quick else "cuda")
+    arguments, device = command_line.read(parser)
     model = MODELS[arguments.model].quick() if arguments.quick else MODELS[arguments.model]
     result: dict[str, Any] = {**ran_on(quick=arguments.quick), "diffusers": diffusers.__version__}
     result |= {"density": DENSITY, "quick": arguments.quick, "complete": False, "rows": []}

@@ -8,7 +8,6 @@ them by cost is worth. Behind the rows stands what one and two GPUs let expect o
 (`parallel_plan`).
 """
 
-import argparse
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.models import parallel_plan
+from benchmarks.models import command_line, parallel_plan
 from benchmarks.models.parallel_bench import Bench
 from benchmarks.models.parallel_parts import PARTS, Part
 from benchmarks.results import add, ran_on, write
@@ -97,10 +96,8 @@ def measure(machine: Machine, parts: list[Part], output: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.parallel", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser = command_line.parser("parallel", __doc__)
     parser.add_argument("--models", nargs="+", choices=list(PARTS), default=list(PARTS), help="all by default")
-    parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
     arguments = parser.parse_args()
     if "LOCAL_RANK" not in os.environ:
         parser.error("torchrun must start it, a process for each GPU")

@@ -5,11 +5,9 @@ FlashAttention-3, and AdaSpa's kinds of step in bfloat16 and with all attention 
 weights of the other blocks and their share of AdaSpa's caches are added. The table is the work of `benchmarks.readme`.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -19,6 +17,7 @@ from adaspa_worker.engines.linears import blocks_of
 from adaspa_worker.engines.weights import by_type
 
 from benchmarks import markdown
+from benchmarks.models import command_line
 from benchmarks.models.blocks import layers_of
 from benchmarks.models.full_models import FullModel
 from benchmarks.models.linears import ALL_MODELS, EIGHT, free
@@ -83,14 +82,9 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.peaks", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser = command_line.parser("peaks", __doc__)
     parser.add_argument("--models", nargs="+", choices=list(ALL_MODELS), default=list(ALL_MODELS))
-    parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
-    arguments = parser.parse_args()
-    if not arguments.quick and not torch.cuda.is_available():
-        parser.error("a GPU is needed, or --quick")
-    device = torch.device("cpu" if arguments.quick else "cuda")
+    arguments, device = command_line.read(parser)
     result: dict[str, Any] = {**ran_on(quick=arguments.quick), "diffusers": diffusers.__version__}
     result |= {"density": DENSITY, "blocks": BLOCKS, "quick": arguments.quick, "complete": False, "rows": []}
     with torch.no_grad():

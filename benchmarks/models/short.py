@@ -5,11 +5,9 @@ diffusers runs it, sparse at density 0.2, and with a self-attention that costs n
 is the median of rounds in turns; the host's milliseconds, until all of a forward is launched, stand beside them.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest.mock import patch
@@ -20,6 +18,7 @@ import torch
 from adaspa.models.processor import AdaSpaProcessor
 
 from benchmarks.clock import synchronize
+from benchmarks.models import command_line
 from benchmarks.results import add, ran_on, write
 
 GRIDS = ((16, 16, 24), (9, 16, 24), (11, 30, 56))
@@ -111,14 +110,9 @@ def measure(transformer: Any, grid: tuple[int, int, int], device: torch.device, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.short", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser = command_line.parser("short", __doc__)
     parser.add_argument("--rounds", type=int, default=5, help="times that each is measured, in turns")
-    parser.add_argument("--quick", action="store_true", help="a tiny model on the CPU: to try the benchmark itself")
-    arguments = parser.parse_args()
-    if not arguments.quick and not torch.cuda.is_available():
-        parser.error("a GPU is needed, or --quick")
-    device = torch.device("cpu" if arguments.quick else "cuda")
+    arguments, device = command_line.read(parser)
     with torch.device(device):
         transformer = diffusers.LTXVideoTransformer3DModel(**(QUICK if arguments.quick else {}))
     transformer.to(torch.bfloat16).eval().requires_grad_(False)

@@ -8,14 +8,12 @@ half times the mean). With ``--compile`` the blocks are compiled (`compile_repea
 alike. Totals of 50 steps are the work of `benchmarks.readme`.
 """
 
-import argparse
 import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import patch
 
@@ -34,6 +32,7 @@ from adaspa.selection import Geometry
 from adaspa.selection.top_k import blocks_kept
 
 from benchmarks.attention import peers
+from benchmarks.models import command_line
 from benchmarks.models.full_models import MODELS, FullModel, Inputs
 from benchmarks.results import add, ran_on, write
 
@@ -253,16 +252,12 @@ def model_rows(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.steps", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser = command_line.parser("steps", __doc__)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--compile", action="store_true", help="compile the transformer's repeated blocks")
     parser.add_argument("--minutes", type=float, default=9.0, help="start no new row after this time")
-    parser.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
-    arguments = parser.parse_args()
-    if not arguments.quick and not torch.cuda.is_available():
-        parser.error("a GPU is needed, or --quick")
-    device, dtype = torch.device("cpu" if arguments.quick else "cuda"), torch.bfloat16
+    arguments, device = command_line.read(parser)
+    dtype = torch.bfloat16
     result: dict[str, Any] = {
         **ran_on(quick=arguments.quick),
         "diffusers": diffusers.__version__,

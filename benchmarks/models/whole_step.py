@@ -7,7 +7,6 @@ are measured (`adaspa_worker.engines.rounding` and `.merging` left out), in turn
 power, which nvidia-smi tells meanwhile.
 """
 
-import argparse
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from statistics import mean
 from typing import Any, ClassVar
 from unittest.mock import patch
@@ -26,6 +24,7 @@ from adaspa_worker.engines import linears
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.models import command_line
 from benchmarks.models.block_models import BLOCK_MODELS
 from benchmarks.models.blocks import layers_of
 from benchmarks.models.full_models import MODELS, FullModel, Inputs
@@ -167,16 +166,11 @@ def rows(model: FullModel, roundings: Sequence[str], device: torch.device) -> It
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models.whole_step", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    parser = command_line.parser("whole_step", __doc__)
     models = MODELS | BLOCK_MODELS
     parser.add_argument("--models", nargs="+", choices=list(models), default=[NAME])
     parser.add_argument("--roundings", nargs="+", choices=ROUNDINGS, default=ROUNDINGS)
-    parser.add_argument("--quick", action="store_true", help="a tiny model on the CPU: to try the benchmark itself")
-    arguments = parser.parse_args()
-    if not arguments.quick and not torch.cuda.is_available():
-        parser.error("a GPU is needed, or --quick")
-    device = torch.device("cpu" if arguments.quick else "cuda")
+    arguments, device = command_line.read(parser)
     result: dict[str, Any] = {**ran_on(quick=arguments.quick), "diffusers": diffusers.__version__}
     result |= {"density": DENSITY, "quick": arguments.quick, "complete": False, "rows": []}
     with torch.no_grad():
