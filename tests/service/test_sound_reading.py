@@ -165,6 +165,18 @@ def test_a_sound_is_refused_where_it_is_damaged(reading: Reading, kind: str, cod
     assert reading.samples(bytes(damaged), 0.5).shape[1] == 24_000, "what is not needed is not looked at"
 
 
+@pytest.mark.parametrize("number", range(8))
+def test_a_flac_is_refused_where_one_of_its_first_frames_is_damaged(reading: Reading, number: int) -> None:
+    """FFmpeg joins the first frames up to a wrong one, leaves that out, and gives the others a time behind it."""
+    whole, packets = six_seconds("flac", "flac")
+    at, seconds = packets[number]
+    for bit in range(8):
+        damaged = bytearray(whole)
+        damaged[at + 60] ^= 1 << bit
+        told = re.fullmatch(r"is damaged at (\d\.\d\d) s; .*", reading.refused(bytes(damaged), 6))
+        assert told and abs(float(told[1]) - seconds) < 0.2
+
+
 @pytest.mark.parametrize(("kind", "codec"), KINDS[:-1])
 def test_damage_at_the_end_of_a_sound_ends_it(reading: Reading, kind: str, codec: str) -> None:
     """As if it had been cut off there."""

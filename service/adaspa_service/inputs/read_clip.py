@@ -118,6 +118,16 @@ def nearest(times: list[int], wanted: Fraction) -> int:
     return min(times[max(0, at - 1) : at + 1], key=lambda time: abs(time - wanted))
 
 
+def last_frames(file: IO[bytes], frames: int, fps: int, max_pixels: int, max_frames: int) -> Iterator[Image.Image]:
+    """Decode the last frames of a video, upright. Raises what libraries raise at broken files, and InputRefused."""
+    with container_of(file) as container:
+        stream = stream_of(container, max_pixels)
+        packets = packets_of(container, stream, max_frames)
+        wanted = last_times(packets, stream.time_base, frames, fps)
+    file.seek(0)
+    yield from decoded(file, packets, wanted, max_pixels)
+
+
 def decoded(file: IO[bytes], packets: list[Seen], wanted: list[int], max_pixels: int) -> Iterator[Image.Image]:
     """Decode the upright frames of these times.
 
@@ -184,12 +194,7 @@ def main(asked: list[Any]) -> None:
     """Do what the module's docstring says. Raises what libraries raise at broken files, and InputRefused."""
     source, target, frames, fps, max_pixels, max_frames, contain = asked
     with Path(source).open("rb") as file:
-        with container_of(file) as container:
-            stream = stream_of(container, max_pixels)
-            packets = packets_of(container, stream, max_frames)
-            wanted = last_times(packets, stream.time_base, frames, fps)
-        file.seek(0)
-        images = decoded(file, packets, wanted, max_pixels)
+        images = last_frames(file, frames, fps, max_pixels, max_frames)
         first = next(images)
         say(size=first.size)
         write(Path(target), images, first, fps, contain)

@@ -120,8 +120,26 @@ def decoded(container: Any, stream: Any, count: int) -> Iterator[np.ndarray]:
                     raise InputRefused("has samples that are no numbers; allowed: finite samples")
                 found += samples.shape[1]
                 yield samples
+        # FFmpeg joins frames of FLAC into one packet where it finds a wrong one, which it leaves out.
+        broken |= codec.name == "flac" and len(frames or ()) > 1
         if found == count:
             return
+
+
+def beginning(file: IO[bytes], seconds: float) -> tuple[np.ndarray, int]:
+    """Read the beginning of a sound: its samples, float32 [channels, samples], and their rate.
+
+    Raises what libraries raise at broken files, and InputRefused.
+    """
+    with container_of(file) as container:
+        stream = stream_of(container)
+        rate: int = stream.codec_context.sample_rate
+        parts = list(decoded(container, stream, int(seconds * rate)))
+        samples = np.concatenate(parts, axis=1) if parts else np.zeros((1, 0), np.float32)
+        said = (container.duration or 0) / av.time_base if container.format.name.split(",")[0] in MEASURED else 0
+        if samples.shape[1] / rate < min(seconds, said) - CUT_OFF_SECONDS or not parts:
+            raise InputRefused(BROKEN)
+        return samples, rate
 
 
 def write(target: Path, samples: np.ndarray, rate: int) -> None:
@@ -140,16 +158,9 @@ def write(target: Path, samples: np.ndarray, rate: int) -> None:
 def main(asked: list[Any]) -> None:
     """Do what the module's docstring says. Raises what libraries raise at broken files, and InputRefused."""
     source, target, seconds = asked
-    with Path(source).open("rb") as file, container_of(file) as container:
-        stream = stream_of(container)
-        rate = stream.codec_context.sample_rate
-        count = int(seconds * rate)
-        parts = list(decoded(container, stream, count))
-        samples = np.concatenate(parts, axis=1) if parts else np.zeros((1, 0), np.float32)
-        lasts = samples.shape[1] / rate
-        said = (container.duration or 0) / av.time_base if container.format.name.split(",")[0] in MEASURED else 0
-        if lasts < min(seconds, said) - CUT_OFF_SECONDS or not parts:
-            raise InputRefused(BROKEN)
+    with Path(source).open("rb") as file:
+        samples, rate = beginning(file, seconds)
+    lasts = samples.shape[1] / rate
     if lasts < LEAST_SECONDS:
         raise InputRefused(f"lasts {lasts:.2f} s; allowed: {LEAST_SECONDS:g} s or more")
     write(Path(target), samples, rate)
