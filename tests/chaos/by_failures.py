@@ -30,9 +30,9 @@ from valkey_process import running_valkey
 from virtual_time import Seconds
 from waiting import until
 
-from chaos.by_worker import bench, params
 from chaos.scenes import Scene
 from chaos.stage import Stage
+from chaos.workshop import bench, params
 
 
 def loading(cause: Exception) -> NotLoaded:

@@ -16,10 +16,10 @@ from admitting import create
 from virtual_time import Seconds
 from waiting import until
 
-from chaos.by_worker import Workshop, bench, params, raising
 from chaos.scenes import Scene
 from chaos.stage import Stage
 from chaos.watch import look, violations
+from chaos.workshop import Workshop, bench, params, raising
 
 STEPS = 6
 STEP = 4

@@ -21,9 +21,9 @@ from tiny_loras import WAN, diffusers, entry, low_ranks
 from tiny_wan import denoise, save_pipeline
 from torch import Tensor
 
-from chaos.by_worker import ASKED
 from chaos.scenes import Scene
 from chaos.stage import Stage
+from chaos.workshop import ASKED
 
 STEPS = 6
 ATTENTION = {"block_size": 16, "sparsity": 0.6, "steps": STEPS, "warmup": 2, "searches": [2, 4], "dense_tail": 0}

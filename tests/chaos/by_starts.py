@@ -29,9 +29,9 @@ from tiny_catalog import model_spec, write_catalog
 from valkey_process import running_valkey
 from waiting import runs, until
 
-from chaos.by_worker import ASKED, raising
 from chaos.scenes import Scene
 from chaos.stage import Stage
+from chaos.workshop import ASKED, raising
 
 ID = "one"
 """The part of a worker's name that stays when it starts again."""

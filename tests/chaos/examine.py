@@ -26,16 +26,18 @@ from tiny_catalog import model_spec
 
 from chaos import (
     by_answers,
+    by_attempts,
     by_cuts,
     by_documents,
     by_ends,
+    by_files,
     by_hand,
     by_keeping,
     by_parts,
     by_people,
+    by_progress,
     by_reference,
     by_requests,
-    by_worker,
     group_faults,
     tour_files,
     tour_jobs,
@@ -104,7 +106,7 @@ LANES: list[list[Scene]] = [
     [*by_reference.SCENES, Apart("by_model")],
     [*by_people.SCENES],
     [*by_parts.SCENES],
-    [*by_worker.SCENES],
+    [*by_files.SCENES, *by_progress.SCENES, *by_attempts.SCENES],
     [files["Limits"], files["Caps"], files["Refusals"], Expiry()],
 ]
 """Lanes play side by side, the scenes of one in turns. There are three workers: those that stop one have one lane."""

@@ -15,8 +15,8 @@ from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.provenance import Provenance
 from adaspa_worker.tasks import clip
 from adaspa_worker.tasks.given import READERS
-from chaos.by_worker import raising
 from chaos.stub_engine import StubEngine
+from chaos.workshop import raising
 from PIL import Image
 
 COUNT, SIDE = 9, 64

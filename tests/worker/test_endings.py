@@ -19,7 +19,7 @@ from adaspa_worker.lease import LeaseKeeper, WorkerStopping
 from adaspa_worker.objects import remove_unused
 from adaspa_worker.tasks import clip
 from admitting import create
-from chaos.by_worker import Workshop, bench, params, raising
+from chaos.workshop import Workshop, bench, params, raising
 from PIL import Image
 from virtual_time import Seconds
 

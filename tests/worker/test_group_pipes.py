@@ -19,7 +19,7 @@ from adaspa_worker import follower, group
 from adaspa_worker.engines import together
 from adaspa_worker.follower import Leader, Stopped
 from adaspa_worker.group import Decode, Group, GroupFailed, Piece
-from chaos.by_worker import raising
+from chaos.workshop import raising
 from waiting import PATIENCE, runs, until
 
 Made = Callable[[], Group]

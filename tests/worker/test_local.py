@@ -17,8 +17,8 @@ from adaspa_worker.local import LocalJob, make_all
 from adaspa_worker.provenance import ProvenanceError
 from adaspa_worker.recipe import read_recipe
 from adaspa_worker.source import ModelUnavailable
-from chaos.by_worker import raising
 from chaos.stub_engine import StubEngine
+from chaos.workshop import raising
 from drawn import picture
 from waiting import PATIENCE
 

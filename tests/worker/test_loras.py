@@ -24,7 +24,7 @@ from adaspa_worker.offer import check
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
 from admitting import create
-from chaos.by_worker import raising
+from chaos.workshop import raising
 from diffusers import UniPCMultistepScheduler, WanPipeline
 from job_bench import Bench
 from tiny_loras import WAN, diffusers, entry, kohya, low_ranks, wans_own

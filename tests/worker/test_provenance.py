@@ -25,7 +25,7 @@ from adaspa_worker.encode import VideoWriter, encode
 from adaspa_worker.mark import SHADE, draw, marked
 from adaspa_worker.provenance import Provenance, ProvenanceError, Signer
 from adaspa_worker.recipe import read_recipe
-from chaos.by_worker import bench
+from chaos.workshop import bench
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec

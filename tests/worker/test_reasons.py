@@ -16,7 +16,7 @@ from adaspa_worker.checkpoint import Checkpoints
 from adaspa_worker.group import GroupFailed
 from adaspa_worker.lease import GROUP_SECONDS, RENEWED_SHARE, LeaseKeeper, TimeLimitExceeded, WorkerStopping
 from admitting import create
-from chaos.by_worker import bench, params, raising
+from chaos.workshop import bench, params, raising
 from virtual_time import Seconds
 from waiting import until
 

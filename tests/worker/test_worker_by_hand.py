@@ -1,10 +1,11 @@
 """What the examination of planted bugs does with a worker's parts: whole, nothing is found."""
 
 import pytest
-from chaos import by_failures, by_model, by_worker
+from chaos import by_attempts, by_failures, by_files, by_model, by_progress
 from chaos.scenes import Scene
 
-SCENES = [scene for part in (by_worker, by_failures, by_model) for scene in part.SCENES]
+PARTS = (by_files, by_progress, by_attempts, by_failures, by_model)
+SCENES = [scene for part in PARTS for scene in part.SCENES]
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)

@@ -13,7 +13,7 @@ from adaspa_jobs.store import JobStore
 from adaspa_worker import __main__ as program
 from adaspa_worker import metrics
 from adaspa_worker.provenance import ProvenanceError
-from chaos.by_worker import raising
+from chaos.workshop import raising
 from gateway_process import taken_port
 from tiny_catalog import model_spec, write_catalog
 

@@ -1,402 +1,43 @@
-"""Scenes of a worker's parts that the audit drives itself: what they write and tell is computed once more."""
+"""Scenes of jobs that a worker runs: where each goes on, how it ends, and what that costs the worker."""
 
 import errno
 import hashlib
 import io
-import json
-import os
-import secrets
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest.mock import patch
 
-import av
 import numpy as np
-import redis
-from adaspa_api.report import TokenCount
 from adaspa_api.words import OutputFormat
-from adaspa_jobs.job import Input, JobParams, Progress, percent
-from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
-from adaspa_jobs.store import JobCancelled, JobStore, Lease
-from adaspa_worker import course as courses
-from adaspa_worker import heartbeat, metrics
-from adaspa_worker.blank import Look
+from adaspa_jobs.job import Input, JobParams, Progress
+from adaspa_jobs.storage import StorageUnavailable
+from adaspa_jobs.store import JobCancelled, Lease
+from adaspa_worker import metrics
 from adaspa_worker.checkpoint import Checkpoints
-from adaspa_worker.course import Course
-from adaspa_worker.encode import VideoWriter
 from adaspa_worker.group import GroupFailed
 from adaspa_worker.lease import LeaseKeeper, TimeLimitExceeded, WorkerStopping
-from adaspa_worker.preview import Previews, to_webp
 from adaspa_worker.provenance import Provenance
 from adaspa_worker.recipe import read_recipe
-from adaspa_worker.runner import Runner
 from adaspa_worker.scratch import clear
 from adaspa_worker.sound import Sound
 from adaspa_worker.source import ModelUnavailable
 from admitting import create
-from clips import durations_of, frames_of, sound_of
+from clips import sound_of
 from drawn import corners, picture
 from PIL import Image
-from valkey_process import running_valkey
 from virtual_time import Seconds
 from waiting import until
 
 from chaos.scenes import Scene
 from chaos.stage import Stage
-from chaos.stub_engine import StubEngine
+from chaos.workshop import ASKED, Workshop, bench, fading, params, raising
 
-ASKED: dict[str, Any] = {
-    **{"model": "stub", "prompt": "a red circle", "width": 64, "height": 64, "num_frames": 9, "fps": 8},
-    **{"steps": 6, "guidance_scale": 4.0, "seed": 1},
-}
 MESSAGES = 500
 """Characters of an error's message, at most."""
-
-
-def params(**changes: Any) -> JobParams:
-    return JobParams.model_validate(ASKED | changes)
-
-
-class Clips(Scene):
-    """Clips of known frames in each format, with sound and without."""
-
-    name = "by hand: files of every format"
-    promise = "a file holds the frames, the sound and the words that it was given, and its pictures show them"
-
-    def play(self, stage: Stage) -> None:
-        with TemporaryDirectory(prefix="clips-") as name:
-            folder = Path(name)
-            for output in OutputFormat:
-                self.written(folder, output, frames=9, fps=8)
-            self.written(folder, OutputFormat.gif, frames=7, fps=30)
-            for frames in (1, 2, 3, 5, 13, 16, 17, 21):
-                self.pictures(folder, frames)
-            self.pictures(folder, 4, width=640, height=400)
-            for output in (OutputFormat.mp4, OutputFormat.webm):
-                for seconds in (0.4, 2.0):
-                    self.sounds(folder, output, seconds)
-            self.wrong(folder)
-            self.blank()
-
-    def frames(self, count: int, width: int = 64, height: int = 64) -> list[np.ndarray]:
-        """Frames that tell which one they are: each darker than the one before."""
-        first = np.asarray(corners(width, height)).astype(float)
-        return [(first * (1 - 0.6 * at / max(count - 1, 1))).astype(np.uint8) for at in range(count)]
-
-    def written(self, folder: Path, output: OutputFormat, frames: int, fps: int) -> None:
-        given, path = self.frames(frames), folder / f"video.{output}"
-        words = json.dumps({"model": "m", "prompt": "p" * 600, "seed": 1, "attention": {}})
-        with VideoWriter(path, output, width=64, height=64, fps=fps, num_frames=frames, comment=words) as writer:
-            for frame in given:
-                writer.write(frame)
-        found = frames_of(path)
-        assert found.shape == (frames, 64, 64, 3), f"{output}: {found.shape} of {frames} frames"
-        for at, (frame, wanted) in enumerate(zip(found, given, strict=True)):
-            off = np.abs(frame.astype(float) - wanted)[8:24, 8:24].mean()
-            assert off < 16, f"{output}: frame {at} is off by {off:.0f} of 255"
-        assert read_recipe(path)["prompt"] == "p" * 600, f"{output}: carries other words"
-        if output.content_type.startswith("image/"):
-            unit = 10 if output is OutputFormat.gif else 1
-            ends = [round(at * 1000 / fps / unit) * unit for at in range(frames + 1)]
-            wanted = [end - begin for begin, end in pairwise(ends)]
-            assert durations_of(path)[:-1] == wanted[:-1], (
-                f"{output}: frames last {durations_of(path)} ms, not {wanted}"
-            )
-            with Image.open(path) as image:
-                assert image.info.get("loop") == 0, f"{output}: plays {image.info.get('loop')} times"
-        else:
-            with av.open(str(path)) as container:
-                (stream,) = container.streams.video
-                assert stream.average_rate == fps and stream.frames in (0, frames), (
-                    f"{output}: {stream.average_rate} fps"
-                )
-                lasts = float(container.duration or 0) / av.time_base
-                assert abs(lasts - frames / fps) < 0.02, f"{output}: lasts {lasts} s, not {frames / fps}"
-
-    def pictures(self, folder: Path, frames: int, width: int = 64, height: int = 64) -> None:
-        given = self.frames(frames, width, height)
-        writer = VideoWriter(folder / "v.mp4", width=width, height=height, fps=8, num_frames=frames)
-        with writer:
-            for frame in given:
-                writer.write(frame)
-        writer.write_thumbnail(folder / "t.webp")
-        writer.write_spritesheet(folder / "s.webp")
-        thumbnail = np.asarray(Image.open(folder / "t.webp").convert("RGB")).astype(float)
-        assert thumbnail.shape == (height, width, 3), f"a thumbnail of {thumbnail.shape}"
-        assert np.abs(thumbnail - given[0]).mean() < 10, "the thumbnail is not the first frame"
-        scale = min(1.0, 320 / max(width, height))
-        shown, cell = min(16, frames), (round(width * scale), round(height * scale))
-        columns = min(4, shown)
-        sheet = Image.open(folder / "s.webp").convert("RGB")
-        size = columns * cell[0], -(-shown // columns) * cell[1]
-        assert sheet.size == size, f"a spritesheet of {frames} frames has {sheet.size}, not {size}"
-        for at in range(shown):
-            wanted = given[round(at * (frames - 1) / max(shown - 1, 1))]
-            left, top = at % columns * cell[0], at // columns * cell[1]
-            found = np.asarray(sheet.crop((left + 4, top + 4, left + 20, top + 20))).astype(float).mean()
-            assert abs(found - wanted[4:20, 4:20].mean()) < 6, f"picture {at} of {shown} of {frames} frames is another"
-
-    def sounds(self, folder: Path, output: OutputFormat, seconds: float) -> None:
-        rate, path, frames, fps = 24_000, folder / f"sound.{output}", 9, 8
-        time_of = np.arange(round(rate * seconds)) / rate
-        tone = (0.5 * np.sin(2 * np.pi * 440 * time_of)).astype(np.float32)
-        with VideoWriter(path, output, width=64, height=64, fps=fps, num_frames=frames) as writer:
-            writer.add_sound(Sound(np.stack([tone, tone]), rate))
-            for frame in self.frames(frames):
-                writer.write(frame)
-        found, own = sound_of(path)
-        lasts = found.shape[1] / own
-        assert own == (48_000 if output is OutputFormat.webm else rate), f"{output}: a sound of {own} Hz"
-        assert len(found) == 2 and abs(lasts - frames / fps) < 0.03, f"{output}: {len(found)} channels for {lasts} s"
-        loud = [float(np.abs(found[0, round(own * at) : round(own * (at + 0.05))]).max()) for at in (0.2, 0.9)]
-        assert loud[0] > 0.3, f"{output}: a tone of 0.5 is {loud[0]:.2f} loud"
-        assert (loud[1] > 0.3) == (seconds > 1), f"{output}: at 0.9 s a sound of {seconds} s is {loud[1]:.2f} loud"
-
-    def wrong(self, folder: Path) -> None:
-        def write(frames: int, shape: tuple[int, ...] = (64, 64, 3), kind: Any = np.uint8) -> None:
-            with VideoWriter(folder / "w.mp4", width=64, height=64, fps=8, num_frames=3) as writer:
-                for _ in range(frames):
-                    writer.write(np.zeros(shape, kind))
-
-        for given in ((2,), (4,), (3, (64, 32, 3)), (3, (64, 64, 3), np.float32)):
-            try:
-                write(*given)
-            except ValueError:
-                continue
-            raise AssertionError(f"a clip of 3 frames of 64x64 takes {given}")
-        for size in ((63, 64), (64, 65), (0, 64), (16_386, 64)):
-            try:
-                VideoWriter(folder / "w.mp4", width=size[0], height=size[1], fps=8, num_frames=1)
-            except ValueError:
-                continue
-            raise AssertionError(f"an MP4 of {size} is begun")
-
-    def blank(self) -> None:
-        grey, noise = (
-            np.full((64, 64, 3), 90, np.uint8),
-            np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8),
-        )
-        flat, edges = grey.copy(), np.where(noise > 127, 255, 0).astype(np.uint8)
-        flat[::4] += 4
-        some = grey.copy()
-        some[::8] += 5
-        for frames, wanted in (
-            ([grey, grey, noise], ["2 of 3 frames are a single colour"]),
-            ([grey, noise], []),
-            ([flat, flat], ["2 of 2 frames are a single colour"]),
-            ([some, some], []),
-            ([edges, edges, noise], ["2 of 3 frames are only black and white"]),
-            ([noise], []),
-        ):
-            look = Look()
-            for frame in frames:
-                look.at(frame)
-            assert look.warnings() == wanted, f"{look.warnings()}, not {wanted}"
-
-
-class Courses(Scene):
-    """The phases and steps of a job are told."""
-
-    name = "by hand: what a worker tells"
-    promise = "progress is what was done, and the time that is left is that of the latest steps"
-
-    def play(self, stage: Stage) -> None:
-        told, now, before = list[Progress](), [100.0], self.counted()
-        plain, courses.time = courses.time, SimpleNamespace(monotonic=lambda: now[0])  # type: ignore[assignment]
-        try:
-            course = Course(params(steps=20), told.append)
-            with course.phase("loading"):
-                now[0] += 3
-            with course.phase("encoding_prompt"):
-                now[0] += 0.25
-            course.tokens = {"prompt_tokens": TokenCount(used=3, cut=0, limit=9)}
-            with course.phase("denoising"):
-                now[0] += 0.5
-                course.resume(4)
-                for step, seconds in ((5, 9.0), (6, 1.0), (7, 3.0), (8, 2.0), (9, 2.5), (10, 5.5), (11, 4.0)):
-                    now[0] += seconds
-                    course.step(step, "sparse" if step % 2 else "search")
-            with course.phase("decoding"):
-                now[0] += 1.5
-            with course.phase("uploading"):
-                now[0] += 0.125
-        finally:
-            courses.time = plain
-        took = [9.0, 1.0, 3.0, 2.0, 2.5, 5.5, 4.0]
-        left = [round((20 - at) * median(took[max(0, at - 9) : at - 4]), 1) for at in range(5, 12)]
-        wanted = [("loading", 0, None), ("encoding_prompt", 0, None), ("denoising", 0, None), ("denoising", 4, None)]
-        wanted += [("denoising", at, left[at - 5]) for at in range(5, 12)]
-        wanted += [("decoding", 20, None), ("uploading", 20, None)]
-        found = [(each.phase, each.step, each.eta_seconds) for each in told]
-        assert found == wanted, f"was told {found}, not {wanted}"
-        assert {each.steps for each in told} == {20}
-        assert [each.resumed_from_step for each in told] == [None] * 3 + [4] * (len(told) - 3), "where it resumed"
-        assert [each.prompt_tokens is not None for each in told] == [False] * 2 + [True] * (len(told) - 2)
-        assert [each.step_kind for each in told[4:11]] == [*("sparse", "search") * 3, "sparse"]
-        phases = {"loading": 3.0, "encoding_prompt": 0.25, "denoising": 27.5, "decoding": 1.5, "uploading": 0.125}
-        assert course.timings == phases, f"{course.timings}, not {phases}"
-        kinds = {"sparse": 9.0 + 3.0 + 2.5 + 4.0, "search": 1.0 + 2.0 + 5.5}
-        after = self.counted()
-        grew = {labels: round(seconds - before.get(labels, 0.0), 6) for labels, seconds in after.items()}
-        assert {labels: seconds for labels, seconds in grew.items() if seconds} == kinds | phases, f"metrics: {grew}"
-        shares = {"queued": 0, "loading": 0, "encoding_prompt": 1, "decoding": 96, "uploading": 99}
-        for phase, share in shares.items():
-            assert percent(Progress(phase=phase, steps=4)) == share, f"{phase} is {share} percent"  # type: ignore[arg-type]
-        for step, share in ((0, 2), (1, 25), (2, 48), (3, 71), (4, 95)):
-            assert percent(Progress(phase="denoising", step=step, steps=4)) == share, f"step {step} of 4"
-        self.previews()
-        self.heartbeats()
-
-    def counted(self) -> dict[str, float]:
-        """Seconds of steps and phases by their kind, as the worker's metrics have them."""
-        samples = [each for kept in (metrics.step_seconds, metrics.phase_seconds) for each in kept.collect()[0].samples]
-        own = [each for each in samples if each.name.endswith("_sum") and each.labels["model"] == "stub"]
-        return {each.labels.get("kind") or each.labels["phase"]: each.value for each in own}
-
-    def heartbeats(self) -> None:
-        """The file whose age says whether a worker is alive."""
-
-        def alive(most: float) -> bool:
-            try:
-                with patch("sys.argv", ["heartbeat", "--max-age", str(most)]):
-                    heartbeat.main()
-            except SystemExit:
-                return False
-            return True
-
-        with TemporaryDirectory() as folder:
-            os.environ[heartbeat.VARIABLE] = f"{folder}/beat"
-            assert not alive(600), "a worker that has never beaten is alive"
-            heartbeat.beat()
-            assert alive(600), "a worker that has just beaten is dead"
-            os.utime(f"{folder}/beat", (time.time() - 100, time.time() - 100))
-            assert alive(200) and not alive(50), "a hundred seconds after its latest beat"
-            del os.environ[heartbeat.VARIABLE]
-        heartbeat.beat()
-        assert not alive(600), "without a file nothing is known"
-
-    def previews(self) -> None:
-        """Once a second at most, and of all the time a fiftieth."""
-        now, costs = [0.0], iter([0.01, 0.01, 0.05, *[0.01] * 20])
-
-        def make() -> np.ndarray:
-            now[0] += next(costs)
-            return np.stack([np.asarray(corners(300, 200))] * 20)
-
-        previews, due, wanted = Previews(make, 2.5, clock=lambda: now[0]), list[float](), list[float]()
-        last, spent, cost = 0.0, 0.0, 0.02
-        for at in range(1, 61):
-            now[0] = max(now[0], at * 0.25)
-            if now[0] - last >= 1.0 and spent + cost <= 0.02 * now[0]:
-                wanted.append(now[0])
-            if previews.due():
-                due.append(now[0])
-                began = now[0]
-                assert previews.take()
-                last, cost = now[0], now[0] - began
-                spent += cost
-            assert due == wanted, f"previews at {due}, not at {wanted}"
-        assert len(due) > 5 and abs(previews.spent - spent) < 1e-9, f"{len(due)} previews in {previews.spent} s"
-        noise = np.random.default_rng(1).integers(0, 256, (20, 400, 640, 3), np.uint8)
-        plain = np.stack(Clips().frames(20, 300, 200))
-        for frames, most in ((plain, (8,)), (noise, (1, 8)), (noise[:1], (1,)), (plain[::7], (3,))):
-            content = to_webp(frames, 2.5)
-            with Image.open(io.BytesIO(content)) as shown:
-                count = getattr(shown, "n_frames", 1)
-                assert len(content) <= 48 * 1024, f"a preview of {len(content)} bytes"
-                assert max(shown.size) == 192, f"a preview of {shown.size}"
-                assert abs(shown.width / shown.height - frames.shape[2] / frames.shape[1]) < 0.02, shown.size
-                assert count in most, f"a preview of {count} frames of {len(frames)}"
-                if count > 1:
-                    shown.load()
-                    assert abs(shown.info["duration"] * count - 2500) < 20 * count, shown.info["duration"]
-
-
-class Keeps(Scene):
-    """What a job's keeper asks of the store, by a clock that the audit sets."""
-
-    name = "by hand: a lease that is kept"
-    promise = "a cancel is heard within seconds, a lease never runs out, and every step is told once and in order"
-
-    def play(self, stage: Stage) -> None:
-        now, asked = [100.0], list[tuple[float, str, Any]]()
-
-        def note(what: str) -> Callable[..., None]:
-            return lambda _, *told: asked.append((now[0], what, told))
-
-        store: Any = SimpleNamespace(
-            lease_seconds=30.0, renew=note("renew"), hear=note("hear"), report_progress=note("told")
-        )
-        lease: Any = SimpleNamespace(job=SimpleNamespace(id="video_x"))
-        clock = SimpleNamespace(monotonic=lambda: now[0], sleep=None)
-        with patch("adaspa_worker.lease.time", clock):
-            keeper = LeaseKeeper(
-                store, lease, lambda: False, every=2.0, limit=1e9, unwind=30.0, abandon=print, tell_every=0.5
-            )
-            for _ in range(60):
-                now[0] += 2.0
-                assert keeper._hear()
-            renewed = [at for at, what, _ in asked if what == "renew"]
-            assert len(asked) == 60, f"in 120 s the store is asked {len(asked)} times whether the job may go on"
-            gaps = [then - at for at, then in pairwise([100.0, *renewed])]
-            assert gaps, "a lease of 30 s is never renewed"
-            assert max(gaps) <= 10.0 and 10 <= len(renewed) <= 30, f"a lease of 30 s is renewed after {gaps}"
-            asked.clear()
-            for step in range(1, 41):
-                now[0] += 0.1
-                keeper.report(Progress(phase="denoising", step=step, steps=40))
-            keeper._tell()
-        times = [at for at, what, _ in asked if what == "told"]
-        steps = [progress.step for _, what, told in asked if what == "told" for progress in told]
-        assert steps == [*range(1, 41)], f"told of the steps {steps}"
-        assert len(times) < 15 and all(then - at > 0.4 for at, then in pairwise(times[:-1])), f"told at {times}"
-
-
-@contextmanager
-def bench(kind: Callable[..., Any] | None = None, **changes: Any) -> Iterator[Any]:
-    """A worker's runner with a store and a storage of its own, and the stand-in for a model."""
-    with (
-        running_valkey("--appendonly", "yes", "--appendfsync", "always") as folder,
-        redis.Redis(unix_socket_path=f"{folder}/valkey.sock") as client,
-    ):
-        yield (kind or Workshop)(client, folder, **changes)
-
-
-class Workshop:
-    """What a scene of a worker needs."""
-
-    def __init__(self, client: redis.Redis, folder: Path, **changes: Any) -> None:
-        self.store = JobStore(client, max_attempts=3)
-        self.storage = ObjectStorage(str(folder / "objects"))
-        self.engine = StubEngine()
-        self.name = f"by-hand-{secrets.token_hex(4)}"
-        self.ended = threading.Event()
-        self.stopping = threading.Event()
-        own = {"store": self.store, "storage": self.storage, "engine": lambda _: self.engine, "name": self.name}
-        own |= {"stopping": self.stopping.is_set, "end_process": self.ended.set, "hear_seconds": 0.2}
-        own |= {
-            "time_limit_seconds": 60.0,
-            "back_off_seconds": (0.0,),
-            "checkpoint_steps": 2,
-            "checkpoint_seconds": 600.0,
-        }
-        self.runner = Runner(**(own | changes))
-
-    def run(self, **asked: Any) -> Any:
-        job = create(self.store, params(**asked))
-        self.runner.run("stub")
-        assert self.engine.snapshot() is None, "the engine still holds what it made of a job that is over"
-        return self.store.get(job.id)
 
 
 class Harmful:
@@ -545,7 +186,7 @@ class Runs(Scene):
             plain[3](lease, progress, image)
 
         at.engine.sound = lambda _: Sound(tone, 24_000)  # type: ignore[method-assign,assignment,return-value]
-        at.engine.preview = lambda: np.stack(Clips().frames(4))  # type: ignore[method-assign,assignment,return-value]
+        at.engine.preview = lambda: np.stack(fading(4))  # type: ignore[method-assign,assignment,return-value]
         at.engine.attention = lambda _: {"sparsity": 0.5}  # type: ignore[method-assign]
         at.store.report_preview = seen  # type: ignore[method-assign]
         with patch("adaspa_worker.preview.EVERY_SECONDS", 0.0), patch("adaspa_worker.preview.SHARE", 100.0):
@@ -840,13 +481,4 @@ def raises(check: Callable[[], None]) -> bool:
     return False
 
 
-def raising(error: Exception) -> Callable[..., Any]:
-    """A function that only raises."""
-
-    def function(*_: Any, **__: Any) -> Any:
-        raise error
-
-    return function
-
-
-SCENES: list[Scene] = [Clips(), Courses(), Keeps(), Checkpointed(), Runs()]
+SCENES: list[Scene] = [Checkpointed(), Runs()]
