@@ -648,9 +648,11 @@ class Drawn:
             self.near("their cost", queue.cost, sum(wanted.job(each)["cost"] for each in waiting))
             self.near("how long the first has waited", queue.oldest_seconds, max(0, wanted.steady - arrived) / 1000)
             self.agree("workers of a queue", queue.workers, len(serving))
-            told = [
-                wanted.keys[f"fits:{model}"].get(each) for each in wanted.ranked(f"serving:{name}") if each in serving
-            ]
+            there = [each for each in wanted.ranked(f"serving:{name}") if each in serving]
+            kept = wanted.keys[f"fitting:{name}"]
+            lately = [each for each in wanted.ranked(f"fitting:{name}") if kept[each] >= wanted.steady]
+            gone = [each for each in lately if there and each not in serving]
+            told = [wanted.keys[f"fits:{model}"].get(each) for each in (*there, *gone)]
             fits = [each and json.loads(each.model_dump_json()) for each in queue.fits]
             self.agree("what fits into them", fits, told)
             held = [
