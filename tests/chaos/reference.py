@@ -114,7 +114,7 @@ class Reference:
         job = self.job(job_id)
         job["attempt"] += 1
         job["token"] = f"{job['attempt']}-{nonce}"
-        job["lease_ms"] = self.lease_ms
+        job["lease_ms"] = f"{self.lease_ms} {job['attempt']}"
         job["progress"] = {"phase": "loading", "step": 0, "steps": job["params"]["steps"]}
 
     def leave_running(self, job_id: str) -> None:

@@ -73,6 +73,24 @@ def test_a_gateway_with_another_lease_takes_no_job_from_a_worker_with_a_longer_o
     assert gateway.requeue_expired() == [lease.job.id]
 
 
+def test_a_worker_of_an_earlier_version_does_not_get_the_lease_of_the_attempt_before(
+    store: JobStore, valkey: redis.Redis, params: Params
+) -> None:
+    """Its scripts leave in the record what a worker with a shorter lease wrote there."""
+    shorter = JobStore(valkey, lease_seconds=1.0)
+    first = claimed(shorter, create(store, params()))
+    key = f"adaspa:job:{first.job.id}"
+    shorter.release(first)
+    left: Any = valkey.hget(key, "lease_ms")
+    claimed(store, first.job)
+    valkey.hset(key, "lease_ms", left)
+    assert sweep(store) == ([], [], 0)
+    set_clock_on(valkey, DAY)
+    assert sweep(store) == ([], [], 0)
+    let_time_pass(valkey, 0.9 * LIMIT)
+    assert sweep(store) == ([], [], 0)
+
+
 def test_a_job_whose_turn_did_not_come_in_time_says_so_even_if_no_worker_came(
     valkey: redis.Redis, params: Params
 ) -> None:

@@ -252,3 +252,16 @@ def test_the_gpus_of_the_worker_that_ran_a_job_count_and_not_those_of_another(se
     service.store.client.zincrby("adaspa:running:demo", -30_000, lease.job.id)
     service.store.release(lease)
     assert 30 <= service.http.get("/usage").json()["gpu_seconds"] < 100
+
+
+def test_the_gpus_of_an_attempt_do_not_count_for_the_next_one_by_an_earlier_version(service: Service) -> None:
+    one = Catalog.load(None).default
+    service.store.announce(one, "single")
+    service.create()
+    for spec, worker in ((one.model_copy(update={"gpus": 100}), "group"), (None, "single")):
+        lease = service.store.claim("demo", worker, spec=spec)
+        assert lease is not None
+        if spec is None:
+            service.store.client.zincrby("adaspa:running:demo", -30_000, lease.job.id)
+        service.store.release(lease)
+    assert 30 <= service.http.get("/usage").json()["gpu_seconds"] < 2000, "once, and not a hundred times"

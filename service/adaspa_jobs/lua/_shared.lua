@@ -101,10 +101,17 @@ local function steady()
   return now() - skipped
 end
 
+-- A number that the worker of a running job told as it began this attempt. One of an earlier version does not, and leaves
+-- what another one told of an attempt before.
+local function told(id, field)
+  local value, attempt = unpack(redis.call('HMGET', PREFIX .. 'job:' .. id, field, 'attempt'))
+  local number, of = string.match(value or '', '^(%d+) (%d+)$')
+  return of and of == attempt and tonumber(number) or nil
+end
+
 -- How long (ms) the lease of a running job is: its worker's own setting, which may not be this one's.
 local function lease_of(id)
-  local told = redis.call('HGET', PREFIX .. 'job:' .. id, 'lease_ms')
-  return tonumber(told and told:match('^%d+$')) or LIMITS.lease_ms
+  return told(id, 'lease_ms') or LIMITS.lease_ms
 end
 
 -- Janitors look every second. If none has for longer than a third of a lease, neither they nor the workers may have been
@@ -192,10 +199,13 @@ end
 -- Begin the job's next attempt, and set the fields that are given beside its own. Its number alone does not fence: a
 -- Redis that lost its latest writes counts it again. So the token has a nonce of the worker that claimed it.
 local function begin_attempt(id, nonce, last, params, ...)
-  redis.call('HSET', record(id), 'lease_ms', int(LIMITS.lease_ms))
   local attempt = int(tonumber(last) + 1)
   local progress = cjson.encode({ phase = 'loading', step = 0, steps = steps_of(params) })
   redis.call('HSET', record(id), 'attempt', attempt, 'token', attempt .. '-' .. nonce, 'progress', progress, ...)
+  redis.call('HSET', record(id), 'lease_ms', int(LIMITS.lease_ms) .. ' ' .. attempt)
+  if A.gpus then
+    redis.call('HSET', record(id), 'gpus', int(A.gpus) .. ' ' .. attempt)
+  end
   emit(id, 'in_progress', 'in_progress', attempt, progress)
 end
 
@@ -235,12 +245,12 @@ end
 -- How long (ms) the attempt ran, if it is known.
 local function leave_running(id)
   local running = PREFIX .. 'running:' .. job(id).model
-  local worker, gpus = unpack(redis.call('HMGET', record(id), 'worker', 'gpus'))
+  local worker = get(id, 'worker')
   local began = redis.call('ZSCORE', running, id)
   local ran = began and math.max(0, steady() - began)
   if ran then
     redis.call('HINCRBY', record(id), 'ran_ms', int(ran))
-    note_usage(id, 'gpu_ms', ran * (tonumber(gpus) or usual_gpus(job(id).model)))
+    note_usage(id, 'gpu_ms', ran * (told(id, 'gpus') or usual_gpus(job(id).model)))
   end
   redis.call('ZREM', running, id)
   redis.call('ZREM', PREFIX .. 'leases', id)

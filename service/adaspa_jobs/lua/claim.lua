@@ -166,9 +166,6 @@ local function begin(first, priority, queue)
   local present = math.max(tonumber(redis.call('HGET', PREFIX .. 'virtual', queue) or 0), place)
   redis.call('HSET', PREFIX .. 'virtual', queue, real(present))
   leave_queue(id)
-  if A.gpus then
-    redis.call('HSET', record(id), 'gpus', int(A.gpus))
-  end
   redis.call('ZREMRANGEBYSCORE', owners, '-inf', real(present))
   redis.call('HSET', shares, 'present', real(math.max(had[priority], had.present)),
     priority, real(had[priority] + job(id).cost / share))
