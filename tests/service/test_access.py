@@ -286,7 +286,7 @@ def test_a_revoked_an_expired_and_a_rotated_key_end_at_once_in_every_gateway(
         assert service.parts.keys.rotate("0" * 12, 0) is None
 
 
-@pytest.mark.parametrize("end", ["revoked", "expired"])
+@pytest.mark.parametrize("end", ["revoked", "expired", "rotated"])
 def test_an_open_event_stream_ends_with_its_key(
     service: Service, client: Clients, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
@@ -304,6 +304,8 @@ def test_an_open_event_stream_ends_with_its_key(
             assert any("in_progress" in line for line in lines), "it goes on while the key holds"
             if end == "revoked":
                 service.parts.keys.revoke(one.key.id)
+            elif end == "rotated":
+                service.parts.keys.rotate(one.key.id, grace_seconds=0)
             else:
                 service.store.client.hset(f"adaspa:key:{one.key.id}", "expires_at", 1)
             list(lines)

@@ -2,7 +2,7 @@
 
 import hmac
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from adaspa_jobs.job import BOOTSTRAP_OWNER, OPEN_OWNER
@@ -26,6 +26,7 @@ class Caller:
         expires_at: when its key ends, in Unix seconds; None: never.
         name: what its key is for.
         keyed: whether the owner is a key of the key store.
+        token: its key with the secret, which may end before the key does.
     """
 
     owner: str
@@ -33,6 +34,7 @@ class Caller:
     expires_at: int | None = None
     name: str = ""
     keyed: bool = False
+    token: str | None = field(default=None, repr=False)
 
 
 class Callers:
@@ -61,14 +63,14 @@ class Callers:
         if token is not None and is_same(self._settings.bootstrap_key, token):
             return Caller(BOOTSTRAP_OWNER)
         key = None if token is None else self._keys.authenticate(token)
-        if key is None:
+        if key is None or token is None:
             return self._without_key(request, token)
         self._check_rate(request, key)
         if scope not in key.scopes:
             challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
             has = ", ".join(sorted(key.scopes))
             raise ApiError(403, "missing_scope", f"the key needs the scope {scope}; it has {has}", None, challenge)
-        return _caller(key)
+        return _caller(key, token)
 
     def asking(self, token: str | None) -> list[tuple[str, ...]] | None:
         """Return the commands whose answers ``known`` needs; None if only ``identify`` can tell who asks."""
@@ -98,14 +100,16 @@ class Callers:
         key = proven(token, *found)
         if key is None or scope not in key.scopes or has_to_be_noted(key):
             return None
-        return _caller(key)
+        return _caller(key, token)
 
     def still_has_access(self, caller: Caller) -> bool:
-        """Tell whether a caller who was let in would be so again: its key has neither been revoked nor expired."""
+        """Tell whether a caller who was let in would be so again: its key or secret has not ended."""
         if caller.owner == OPEN_OWNER:
             return self._entrance.now() in (Access.everybody, Access.token)
         if caller.owner == BOOTSTRAP_OWNER:  # an operator who sets none any more has revoked it
             return self._settings.bootstrap_key is not None
+        if caller.token:
+            return self._keys.authenticate(caller.token) is not None
         return self._keys.is_valid(caller.owner)
 
     def _without_key(self, request: Request, token: str | None) -> Caller:
@@ -127,8 +131,8 @@ class Callers:
             raise ApiError(429, "rate_limit_exceeded", message, None, {"Retry-After": str(math.ceil(wait))})
 
 
-def _caller(key: ApiKey) -> Caller:
-    return Caller(key.id, key.max_in_flight, key.expires_at, key.name, keyed=True)
+def _caller(key: ApiKey, token: str) -> Caller:
+    return Caller(key.id, key.max_in_flight, key.expires_at, key.name, keyed=True, token=token)
 
 
 def unauthorized(access: Access, token: str | None) -> ApiError:
