@@ -195,6 +195,7 @@ def test_what_is_under_way_when_it_stops_is_waited_for_and_nothing_more_begins(
     monkeypatch.setattr(deliverer, "STOP_SECONDS", PATIENCE)
     monkeypatch.setattr(deliverer, "EVERY_SECONDS", 0.05)
     released, heard, is_set = threading.Event(), threading.Event(), stage.one._stopping.is_set
+    before = {*threading.enumerate()}
 
     def slow(connection: socket.socket) -> None:
         released.wait()
@@ -220,8 +221,12 @@ def test_what_is_under_way_when_it_stops_is_waited_for_and_nothing_more_begins(
     assert [call.video_id for call in stage.receiver.calls] == [first]
     assert stage.own.counts().attempts == {"delivered": 1}
     assert [job_id for job_id, _ in stage.own.ids("waiting")] == [second]
-    left = ("webhooks", "resolve")
-    until(lambda: not [each for each in threading.enumerate() if each.name.startswith(left)], "no thread is left", 60)
+
+    def left() -> list[threading.Thread]:
+        new = {*threading.enumerate()} - before
+        return [each for each in new if each.name.startswith(("webhooks", "resolve"))]
+
+    until(lambda: not left(), "no thread is left", 60)
 
 
 def test_nothing_to_deliver_is_looked_for_no_more_often_than_it_says(
