@@ -65,7 +65,10 @@ class Costs:
     def __init__(self, server: Server, idle_seconds: float) -> None:
         self.server = server
         self.found: dict[str, dict[str, float]] = {}
-        self._idle = dict.fromkeys(server.counters(), 0.0)
+        first, second = server.counters(), server.counters()
+        self._look = {key: second[key] - first[key] for key in ("commands", "bytes_in", "bytes_out")}
+        """What it costs to look at the counters, which no work is to count."""
+        self._idle = dict.fromkeys(first, 0.0)
         with self.of("idle", idle_seconds):
             time.sleep(idle_seconds)
         self._idle = self.found.pop("idle")
@@ -76,5 +79,5 @@ class Costs:
         before, start = self.server.counters(), time.monotonic()
         yield
         after, seconds = self.server.counters(), time.monotonic() - start
-        spent = {key: after[key] - before[key] - seconds * self._idle[key] for key in after}
+        spent = {key: after[key] - before[key] - self._look.get(key, 0) - seconds * self._idle[key] for key in after}
         self.found[name] = {key: float(f"{value / occurrences:.4g}") for key, value in spent.items()}

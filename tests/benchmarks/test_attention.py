@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,6 +51,9 @@ def test_without_a_gpu_it_says_so(tmp_path):
 
 
 def test_a_request_beside_sub_block_is_timed_step_by_step(tmp_path, monkeypatch):
+    """By a clock by which each call takes longer than the one before: a stall makes some figures too small to round."""
+    looks = count(1)
+    monkeypatch.setattr(servers, "time", SimpleNamespace(perf_counter=lambda: next(looks) ** 2 / 1e3))
     monkeypatch.setattr(servers, "QUICK", Shape("tiny", 1, 140, 16))
     output = tmp_path / "servers.json"
     monkeypatch.setattr(sys, "argv", ["servers", "--quick", "--rounds", "1", "--output", str(output)])
