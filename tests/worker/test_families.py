@@ -16,6 +16,8 @@ from adaspa_worker.engines import hunyuan_video15
 from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.latent_rgb import PATCH, LatentRGB
 from adaspa_worker.pipeline import load
+from adaspa_worker.source import ModelUnavailable
+from diffusers.guiders import ClassifierFreeZeroStarGuidance
 from foreseen import foreseen, given_to
 from interrupted import Stop, stop_at
 from records import PARAMS
@@ -80,6 +82,16 @@ def asked(family: str) -> Callable[..., JobParams]:
 def latents(engine: DiffusersEngine, asked: Callable[..., JobParams]) -> torch.Tensor:
     """Those of a job that nothing disturbs."""
     return denoise(engine, asked(quality="exact"))
+
+
+def test_a_guider_that_makes_no_numbers_is_refused_by_name(tmp_path: Path) -> None:
+    pipe = FAMILIES["hunyuan-video-1.5"].pipeline()
+    pipe.guider = ClassifierFreeZeroStarGuidance(guidance_rescale=0.7)
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(ModelUnavailable, match=r"guider: a ClassifierFreeZeroStarGuidance .* allowed: 0 for one"):
+        load(spec("hunyuan-video-1.5", tmp_path), tmp_path)
+    pipe.guider.new(guidance_rescale=0.7, zero_init_steps=0).save_pretrained(tmp_path / "guider")
+    load(spec("hunyuan-video-1.5", tmp_path), tmp_path)
 
 
 def assert_foreseen(engine: DiffusersEngine, params: JobParams, given: dict[str, tuple[int, ...]]) -> None:

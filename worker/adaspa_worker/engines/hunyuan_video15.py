@@ -1,15 +1,18 @@
 """HunyuanVideo 1.5."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from adaspa_jobs.job import JobParams
 from diffusers import HunyuanVideo15ImageToVideoPipeline, HunyuanVideo15Pipeline
+from diffusers.guiders import ClassifierFreeZeroStarGuidance
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
 from torch import Tensor, nn
 
 from adaspa_worker.engines.base import DiffusersEngine
 from adaspa_worker.engines.given import Asked
+from adaspa_worker.source import ModelUnavailable
 
 TEXT, GLYPHS, SEEN = 1000, 256, 729
 """Rows of a prompt, of the text to be written in the picture, and of an image: fixed in the pipeline."""
@@ -42,6 +45,11 @@ class HunyuanVideo15Engine(DiffusersEngine):
             elif hasattr(part, "prepare_causal_attention_mask"):
                 part.prepare_causal_attention_mask = mask_at_once  # its own one fills it row by row
 
+    def _load(self, folder: Path) -> Any:
+        pipe = super()._load(folder)
+        check_guider(pipe.guider, folder)
+        return pipe
+
     def arguments(self, params: JobParams) -> dict[str, Any]:
         self.pipe.guider = self.pipe.guider.new(guidance_scale=params.guidance_scale)
         return {}
@@ -62,6 +70,16 @@ class HunyuanVideo15ImageEngine(HunyuanVideo15Engine):
         size = params.height, params.width
         self.pipe.video_processor.calculate_default_height_width = lambda **_: size
         return {"num_frames": params.num_frames}
+
+
+def check_guider(guider: Any, folder: Path) -> None:
+    """Raise ModelUnavailable for a guider that makes no numbers: diffusers 0.42.1 rescales its zero steps by 0 / 0."""
+    zero = isinstance(guider, ClassifierFreeZeroStarGuidance) and guider.zero_init_steps > 0
+    if zero and guider.guidance_rescale > 0:
+        raise ModelUnavailable(
+            f"{folder}: guider: a ClassifierFreeZeroStarGuidance with guidance_rescale {guider.guidance_rescale:g} and "
+            f"zero_init_steps {guider.zero_init_steps} makes no numbers; allowed: 0 for one of the two"
+        )
 
 
 def mask_at_once(frames: int, places: int, dtype: torch.dtype, device: torch.device, batch_size: int) -> Tensor:
