@@ -1,8 +1,11 @@
 """A real browser for the page's tests: Debian's Chromium, headless, driven over its protocol."""
 
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,15 @@ import numpy as np
 from adaspa_api.report import AttentionReport, LayerReport
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from running_gateway import REPORT, Service
-from waiting import PATIENCE
+from waiting import PATIENCE, until
 
-PLAYED = "video => new Promise(done => video.addEventListener('timeupdate', () => done(video.currentTime)))"
+PLAYED = """video => new Promise(done => {
+  video.addEventListener("timeupdate", () => video.currentTime > 0 && done(video.currentTime));
+})"""
+"""A video's place once it has moved; the browser tells the place also before that, and when it begins again."""
+PICTURE = Path(__file__).parents[1] / "docs" / "demo_model" / "demo.png"
 PHONE = {"width": 390, "height": 844}
 
 OpenTab = Callable[..., Page]
@@ -54,6 +61,33 @@ def tabs(browser: Browser) -> Iterator[OpenTab]:
     assert problems == []
 
 
+def stand_still(page: Page, at: float | None = None) -> None:
+    """Let time pass on a page by its ``clock`` alone: it asks for nothing by itself, and a word that it shows for a
+    moment stays until it is read. Called before the page is opened; ``at`` is the time there, in Unix seconds."""
+    began = time.time() if at is None else at
+    page.clock.install(time=began)
+    page.clock.pause_at(began + 1)
+
+
+def pass_until_asked(page: Page, what: str | re.Pattern[str], milliseconds: int) -> None:
+    """Let so much time pass on the page, and again until it asks: what it waits for may begin a moment later."""
+    with page.expect_request(what) as asked:
+        while not asked.is_done():
+            page.clock.fast_forward(milliseconds)
+
+
+def held(page: Page, what: str, times: int | None = None) -> Callable[[], Route]:
+    """Hold what the page asks for; the function waits for the next such request."""
+    routes: list[Route] = []
+    page.route(what, lambda route: routes.append(route), times=times)  # noqa: PLW0108  it marks a function as its own
+
+    def following() -> Route:
+        until(lambda: page.evaluate("true") and routes, f"the page asks for {what}")
+        return routes.pop(0)
+
+    return following
+
+
 def report_of(layers: int, heads: int) -> AttentionReport:
     """A report with a pattern for each layer and head."""
     rows = [
@@ -68,9 +102,9 @@ def report_of(layers: int, heads: int) -> AttentionReport:
 
 
 def clip(path: Path) -> bytes:
-    """A short H.264 file."""
+    """A small H.264 file, which no test sees the end of."""
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=8)
+        stream = container.add_stream("libx264", rate=Fraction(1, 60))
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
         for level in range(16):
             frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), level * 15, np.uint8), format="rgb24")

@@ -10,6 +10,7 @@ from adaspa_client import Client, plans
 from adaspa_jobs.settings import Settings
 from driven_client import Driven
 from running_gateway import Service, serving
+from waiting import PATIENCE
 
 
 @pytest.fixture
@@ -17,10 +18,11 @@ def settings(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Settings:
     """Settings of a gateway with everything of its own. It asks for nothing but where a test is marked ``asks``: there
-    for its token, and from the first key on for keys."""
+    for its token, and from the first key on for keys. A lease that nobody renews outlasts the test."""
     monkeypatch.chdir(tmp_path)
     opened = None if request.node.get_closest_marker("asks") else True
-    return Settings(redis_url=redis_url, storage_url=str(tmp_path / "objects"), open_access=opened)
+    storage_url = str(tmp_path / "objects")
+    return Settings(redis_url=redis_url, storage_url=storage_url, open_access=opened, lease_seconds=PATIENCE)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from base64 import b64encode
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from adaspa_api.words import ErrorCode
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import Progress
 from adaspa_jobs.settings import Settings
-from browser import PLAYED, OpenTab, assert_accessible, clip, finished, webp
+from browser import PICTURE, PLAYED, OpenTab, assert_accessible, clip, finished, stand_still, webp
 from playwright.sync_api import Page, expect
 from receiver import receiving
 from running_gateway import REPORT, Service, serving
@@ -68,6 +69,7 @@ def test_previews_move_on_the_stage_and_in_the_gallery_until_the_video_is_there(
         service.store.report_preview(lease, progress, webp(level))
     shown = page.get_by_role("img", name="Preview")
     expect(shown).to_be_visible()
+    expect(shown).to_have_attribute("src", f"data:image/webp;base64,{b64encode(webp(180)).decode()}")
     assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 32
     expect(page.locator("#jobs img")).to_have_attribute("src", re.compile("preview.step=4"))
     page.reload()
@@ -265,13 +267,18 @@ def test_the_form_tells_how_long_a_video_would_take(page: Page, service: Service
     expect(page.locator("#unserved")).to_have_text("No worker is running: your video will wait.")
     expect(page.get_by_role("radio", name="Fast")).to_have_accessible_name("Fast 25 s")
     expect(page.get_by_role("radio", name="Exact")).to_have_accessible_name("Exact")  # none was timed
-    service.store.announce(service.parts.catalog.default, "worker")
+    estimate = page.locator("#estimate")
+
+    def told(text: str) -> bool:
+        service.store.announce(service.parts.catalog.default, "worker")  # who says nothing for a while is not counted
+        return text in estimate.inner_text()
+
     page.get_by_role("radio", name="Fast").check()
     page.get_by_label("Seed", exact=True).fill("7")
-    expect(page.locator("#estimate")).to_contain_text("Takes about 25 s. Starts immediately.")
+    until(lambda: told("Takes about 25 s. Starts immediately."), "one video is estimated")
     expect(page.locator("#unserved")).to_be_empty()
     page.get_by_role("spinbutton", name="Videos").fill("2")
-    expect(page.locator("#estimate")).to_contain_text("Takes about 25 s each.")
+    until(lambda: told("Takes about 25 s each."), "two are")
 
 
 def test_several_seeds_at_once_stand_in_a_grid(page: Page, service: Service, tmp_path: Path) -> None:
@@ -337,6 +344,8 @@ def test_the_gallery_shows_more_and_fetches_each_picture_once(page: Page, servic
         finished(service, tmp_path, prompt=name)
     fetched: list[str] = []
     page.on("request", lambda request: fetched.append(request.url) if "thumbnail" in request.url else None)
+    page.route("**/content?variant=thumbnail", lambda route: route.fulfill(path=PICTURE))
+    stand_still(page, service.http.get("/videos").json()["data"][0]["created_at"])
     page.goto(service.url)
     tiles = page.locator("#jobs li")
     expect(tiles).to_have_count(12)
@@ -356,9 +365,11 @@ def test_the_gallery_shows_more_and_fetches_each_picture_once(page: Page, servic
     assert tiles.first.locator("video").evaluate(PLAYED) > 0
     page.get_by_role("link", name="scene 13").click()
     expect(page.get_by_role("heading", name="scene 13")).to_be_visible()
-    before = len(fetched)
-    page.wait_for_timeout(3500)  # the gallery looks again meanwhile
-    assert len(fetched) == before
+    for _ in range(3):  # the gallery has drawn what it saw when it looks again
+        with page.expect_request("**/videos?limit*"):
+            page.clock.fast_forward(3000)
+    assert len(fetched) == len(set(fetched)) == 14
+    page.clock.resume()
     page.get_by_role("button", name="Select", exact=True).click()
     tiles.nth(0).get_by_role("checkbox").check()
     tiles.nth(3).get_by_role("link").click()
@@ -383,6 +394,7 @@ def test_a_video_is_downloaded_under_its_id(page: Page, service: Service, tmp_pa
 
 def test_the_copied_command_makes_the_same_job(tab: OpenTab, service: Service, tmp_path: Path) -> None:
     page = tab(permissions=["clipboard-read", "clipboard-write"])
+    stand_still(page)
     video_id = finished(service, tmp_path, prompt="it's a red circle", seed=5, quality="fast")
     page.goto(f"{service.url}/#{video_id}")
     page.get_by_role("button", name="Copy as curl").click()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.settings import Settings
-from browser import OpenTab, assert_accessible, clip
+from browser import OpenTab, assert_accessible, clip, held, stand_still
 from drawn import picture
 from filmed import filmed
 from PIL import Image
@@ -113,10 +113,10 @@ def test_a_refused_image_stands_at_its_field_and_a_model_of_texts_has_none(page:
 
 
 def test_an_image_that_takes_long_to_send_is_stopped_and_sent_again(page: Page, service: Service) -> None:
-    held: list[Route] = []
+    sent: list[Route] = []
 
     def hold(route: Route) -> None:
-        held.append(route)
+        sent.append(route)
 
     page.goto(service.url)
     page.get_by_label("Prompt", exact=True).fill("a red circle")
@@ -135,7 +135,7 @@ def test_an_image_that_takes_long_to_send_is_stopped_and_sent_again(page: Page, 
     page.unroute("**/videos", hold)
     page.get_by_role("button", name="Generate video").click()
     page.wait_for_url("**/#video_*")
-    assert len(held) == len(service.http.get("/videos").json()["data"]) == 1
+    assert len(sent) == len(service.http.get("/videos").json()["data"]) == 1
 
 
 def test_a_video_is_chosen_seen_and_sent_again(page: Page, service: Service) -> None:
@@ -197,10 +197,37 @@ def test_a_sound_is_chosen_heard_and_sent_again(page: Page, service: Service) ->
     assert [each["sha256"] for each in again["inputs"]] == [each["sha256"] for each in first["inputs"]]
 
 
+def test_nothing_is_sent_before_the_image_of_the_job_that_was_taken_over_is_there(page: Page, service: Service) -> None:
+    made = service.http.post(
+        "/videos", data={"prompt": "a boat", "model": "both"}, files={"input_reference": ("boat.png", WIDE)}
+    ).json()
+    stand_still(page)
+    page.goto(f"{service.url}/#{made['id']}")
+    expect(page.locator(".inputs figure")).to_have_count(1)
+    generate, use = page.get_by_role("button", name="Generate video"), page.get_by_role("button", name="Use settings")
+    expect(generate).to_be_enabled()
+    image = held(page, "**/content?variant=first_frame")
+    use.click()
+    asked = image()
+    expect(generate).to_be_disabled()
+    gone = {"error": {"message": "It is gone.", "code": "file_gone"}}
+    asked.fulfill(status=410, json=gone)
+    expect(page.get_by_text("The file of this video no longer exists.")).to_be_visible()
+    expect(generate).to_be_enabled()
+    use.click()
+    image().continue_()
+    generate.click()
+    page.wait_for_url(lambda url: made["id"] not in url)
+    again = service.http.get(f"/videos/{page.url.split('#')[1]}").json()
+    assert again["task"] == made["task"] == "image_to_video"
+    assert again["inputs"][0]["sha256"] == made["inputs"][0]["sha256"]
+
+
 def test_what_an_image_and_notes_came_with_is_made_again_with_dense_attention(
     tab: OpenTab, service: Service, tmp_path: Path
 ) -> None:
     page = tab(permissions=["clipboard-read", "clipboard-write"])
+    stand_still(page)
     asked = {"prompt": "a boat", "model": "both", "size": "64x64", "metadata": '{"order": "17, 18"}'}
     made = service.http.post("/videos", data=asked, files={"input_reference": ("boat.png", WIDE)}).json()
     service.complete(service.claim(made["id"]), clip(tmp_path / "clip.mp4"))

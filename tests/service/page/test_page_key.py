@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from adaspa_service.access.keys import Scope
-from browser import PLAYED, OpenTab, assert_accessible, clip, finished
+from browser import PLAYED, OpenTab, assert_accessible, clip, finished, held, pass_until_asked, stand_still
 from playwright.sync_api import Page, Route, expect
 from running_gateway import Service
 
@@ -53,9 +53,10 @@ def test_the_key_is_asked_for_and_opens_everything(page: Page, service: Service,
 
 
 def test_the_address_with_the_token_opens_everything_and_does_not_keep_it(
-    page: Page, service: Service, tmp_path: Path
+    tab: OpenTab, service: Service, tmp_path: Path
 ) -> None:
     """Of a service without keys, which prints it when it starts."""
+    page, other = tab(), tab()
     page.goto(service.url)
     expect(page.get_by_role("dialog")).to_contain_text("adaspa open")
     page.goto(f"{service.url}/#token={service.token}")  # in the same tab, which is not loaded anew
@@ -67,12 +68,9 @@ def test_the_address_with_the_token_opens_everything_and_does_not_keep_it(
     assert page.locator("video").evaluate(PLAYED) > 0
     page.reload()
     assert page.locator("video").evaluate(PLAYED) > 0
-    fresh = page.context.browser
-    assert fresh is not None
-    with fresh.new_context() as other, other.new_page() as tab:
-        tab.goto(f"{service.url}/#token={service.token}")
-        expect(tab.locator("#gallery img[src*='signature=']")).to_have_count(1)
-        assert service.token not in tab.content()
+    other.goto(f"{service.url}/#token={service.token}")
+    expect(other.locator("#gallery img[src*='signature=']")).to_have_count(1)
+    assert service.token not in other.content()
 
 
 def test_a_link_can_be_opened_by_itself(page: Page, service: Service, token: str, tmp_path: Path) -> None:
@@ -84,10 +82,15 @@ def test_a_link_can_be_opened_by_itself(page: Page, service: Service, token: str
 
 
 def test_a_key_that_was_put_away_is_not_asked_for_again_and_again(page: Page, service: Service, token: str) -> None:
+    asked: list[str] = []
+    stand_still(page)
     page.goto(service.url)
     page.get_by_role("button", name="Close").click()
     expect(page.get_by_role("alert").first).to_contain_text("needs an API key")
-    page.wait_for_timeout(3500)  # the gallery would look again meanwhile
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.run_for(10_000)  # in which the gallery would look again
+    page.wait_for_load_state("networkidle")
+    assert asked == []
     expect(page.get_by_role("dialog")).to_have_count(0)
     page.get_by_role("button", name="API key").click()
     give(page, token)
@@ -107,6 +110,25 @@ def test_a_key_that_is_revoked_meanwhile_is_asked_for(page: Page, service: Servi
     assert page.evaluate("sessionStorage.getItem('key')") == ""
 
 
+def test_what_is_answered_to_a_key_that_was_replaced_says_nothing_of_the_one_after_it(
+    page: Page, service: Service, token: str
+) -> None:
+    stand_still(page)
+    look = held(page, "**/videos?limit*", times=1)
+    page.goto(service.url)
+    give(page, token)
+    expect(page.get_by_label("Model", exact=True)).to_be_visible()
+    late = look()
+    page.get_by_role("button", name="API key").click()
+    give(page, other := service.parts.keys.create("another", frozenset({Scope.read}))[1])
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    with page.expect_response("**/videos?limit*"):
+        late.fulfill(status=401, json={"error": {"message": "no", "code": "invalid_api_key"}})
+    expect(page.get_by_text("No videos yet")).to_be_visible()  # the next look comes after that answer
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert page.evaluate("sessionStorage.getItem('key')") == other
+
+
 def test_a_key_that_may_only_read_is_told_so(page: Page, service: Service) -> None:
     _, token = service.parts.keys.create("a reader", frozenset({Scope.read}))
     page.goto(service.url)
@@ -123,13 +145,6 @@ def nearly_used_up(route: Route) -> None:
     route.fulfill(response=answer, headers=answer.headers | {"x-ratelimit-reset-requests": "600.000s"})
 
 
-def wait_out(page: Page, what: re.Pattern[str]) -> None:
-    """Let the page's clock go on until it asks: an answer that was under way puts it off by ten minutes more."""
-    with page.expect_request(what) as asked:
-        while not asked.is_done():
-            page.clock.fast_forward(600_000)
-
-
 def test_what_nobody_pressed_leaves_half_of_a_keys_limit_of_requests(page: Page, service: Service) -> None:
     """The limit's state is the gateway's own, but for the time until it is whole again."""
     scopes = frozenset({Scope.read, Scope.write})
@@ -138,7 +153,7 @@ def test_what_nobody_pressed_leaves_half_of_a_keys_limit_of_requests(page: Page,
 
     page.on("request", lambda request: looks.append(request.url) if "/videos?limit" in request.url else None)
     page.route(re.compile("/videos|/models"), nearly_used_up)
-    page.clock.install()
+    stand_still(page)
     page.goto(f"{service.url}/#token={token}")
     expect(page.get_by_text("No videos yet")).to_be_visible()
     page.clock.fast_forward(60_000)
@@ -146,9 +161,10 @@ def test_what_nobody_pressed_leaves_half_of_a_keys_limit_of_requests(page: Page,
         page.get_by_label("Prompt", exact=True).fill("a red circle")
         page.clock.fast_forward(1000)
     assert len(looks) == 1
-    wait_out(page, re.compile(r"/videos\?limit"))
+    pass_until_asked(page, "**/videos?limit*", 600_000)
     page.get_by_role("button", name="Generate video").click()
     page.wait_for_url("**/#video_*")
+    page.goto("about:blank")  # what is being asked for the page ends with it
 
 
 @pytest.mark.parametrize(("view", "path"), [("batch={},{}", r"/videos/video_\w+$"), ("{}", "/events$")])
@@ -168,7 +184,7 @@ def test_what_a_keys_limit_refuses_is_asked_for_again_when_half_of_it_is_back(
 
     page.route(re.compile("/videos|/models"), nearly_used_up)
     page.route(re.compile(path), refused)
-    page.clock.install()
+    stand_still(page)
     page.goto(f"{service.url}/#token={token}")
     expect(page.get_by_text("No videos yet")).to_be_visible()
     with page.expect_response(re.compile(path)):
@@ -177,7 +193,7 @@ def test_what_a_keys_limit_refuses_is_asked_for_again_when_half_of_it_is_back(
         page.clock.run_for(20_000)
     assert len(asked) == len(set(asked)) > 0
     page.route(re.compile(path), lambda route: route.continue_())
-    wait_out(page, re.compile(path))
+    pass_until_asked(page, re.compile(path), 600_000)
     page.unroute_all(behavior="wait")
 
 

@@ -8,6 +8,7 @@ from browser import PHONE, OpenTab, assert_accessible, finished
 from PIL import Image
 from playwright.sync_api import Page, expect
 from running_gateway import Service
+from waiting import until
 
 
 def tab_to(page: Page, name: str) -> None:
@@ -184,5 +185,9 @@ def test_what_is_chosen_and_how_far_a_video_is_are_seen_in_colours_of_the_system
     assert chosen.evaluate(colour) != other.evaluate(colour)
     made, left = (page.locator(f".track i{which}").first for which in (".sparse", ":not([class])"))
     assert made.evaluate(colour) != left.evaluate(colour)
-    bar = Image.open(BytesIO(page.locator("#job progress").screenshot())).convert("RGB")
-    assert bar.getpixel((bar.width // 4, bar.height // 2)) != bar.getpixel((3 * bar.width // 4, bar.height // 2))
+
+    def half_full() -> bool:
+        bar = Image.open(BytesIO(page.locator("#job progress").screenshot())).convert("RGB")
+        return bar.getpixel((bar.width // 4, bar.height // 2)) != bar.getpixel((3 * bar.width // 4, bar.height // 2))
+
+    until(half_full, "the bar has grown to its place")

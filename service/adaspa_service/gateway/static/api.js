@@ -39,7 +39,8 @@ export class ApiError extends Error {
 }
 
 export async function call(method, path, { body, headers = {}, signal } = {}) {
-  if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
+  const sent = key.get();
+  if (sent) headers.Authorization = `Bearer ${sent}`;
   const form = body instanceof FormData; // whose type the browser names, with its boundary
   if (body && !form) headers["Content-Type"] = "application/json";
   let answer;
@@ -54,7 +55,7 @@ export async function call(method, path, { body, headers = {}, signal } = {}) {
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => null);
   const error = new ApiError(answer.status, said?.error || { message: `The service answered ${answer.status}.` }, Number(answer.headers.get("Retry-After")));
-  if (answer.status === 401) onRefusedKey();
+  if (answer.status === 401 && sent === key.get()) onRefusedKey(); // not one that was replaced meanwhile
   if (answer.status === 503) backAt = performance.now() + 1000 * Math.min(error.retry || 0, LONGEST_S); // NaN where it is a date
   throw error;
 }

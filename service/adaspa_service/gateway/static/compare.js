@@ -62,12 +62,14 @@ function state(video) {
 }
 
 async function show(videos, signal) {
+  let lost = false;
   const failed = async (video) => {
+    lost = true;
     const told = await trouble(video, () => show(videos, signal));
     if (!signal.aborted) put(told);
   };
   const elements = await both(videos, signal, failed);
-  if (elements && !signal.aborted) put(...elements);
+  if (elements && !lost && !signal.aborted) put(...elements);
 }
 
 async function both(videos, signal, failed) {

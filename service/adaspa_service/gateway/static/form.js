@@ -14,6 +14,8 @@ const REMIX = ["prompt", "webhook_url"]; // what a remix takes
 let models = [];
 let drawn = null; // the model whose settings stand there
 let remixed = null;
+let reused = null; // the job whose settings were taken over last
+let busy = 0; // what is under way during which nothing may be sent
 
 const inputs = () => [...$("#form").querySelectorAll("[name]")];
 const offered = () => inputs().filter((input) => !remixed || REMIX.includes(input.name));
@@ -24,13 +26,25 @@ export const rules = (id) => (models.find((model) => model.id === id) || models[
 // The name of the field that an input of a job was given in.
 export const fieldOf = ({ role }) => models.flatMap((model) => Object.entries(model.parameters.properties)).find(([, rule]) => rule["x-role"] === role)?.[0];
 
-export async function load() {
+// Lets nothing be sent meanwhile: what is asked for does not all stand in the form yet, or is just being sent.
+async function alone(work) {
+  busy++;
+  $("#generate").disabled = true;
+  try {
+    return await work();
+  } finally {
+    busy--;
+    $("#generate").disabled = busy > 0 || !models.length;
+  }
+}
+
+export const load = () => alone(async () => {
   models = (await json("GET", "/models")).data;
   const draft = JSON.parse(recall("draft") || "{}");
   draw(models.find((model) => model.id === draft.model) || models[0]);
   put(draft);
   estimating(estimated);
-}
+});
 
 // What an estimate needs to know: no texts, no images, and nothing that has no effect on time.
 function estimated() {
@@ -110,14 +124,15 @@ export function reuse(video) {
   endRemix();
   draw(models.find((model) => model.id === video.model) || models[0]);
   put({ ...video, priority: video.priority === "bulk" ? "bulk" : null }); // interactive may be what the model gave it
-  for (const one of video.inputs) takeOver(video, one);
   $("#prompt").focus();
+  reused = video;
+  return alone(() => Promise.all(video.inputs.map((one) => takeOver(video, one))));
 }
 
 async function takeOver(video, one) {
   const file = await fileOf(video, one);
   const input = inputs().find(({ name }) => name === fieldOf(one));
-  if (input) give(input, file);
+  if (input && reused === video) give(input, file);
 }
 
 // The images and videos that stand in the form, by the field's name.
@@ -157,12 +172,11 @@ export async function submit() {
   const path = remixed ? `/videos/${remixed.id}/remix` : "/videos";
   const files = chosen(offered());
   const sending = new AbortController();
-  $("#generate").disabled = true;
   $("#stop").hidden = !Object.keys(files).length; // texts are sent at once
   $("#stop").onclick = () => sending.abort();
   try {
     const headers = { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` };
-    const made = await json("POST", path, { body: body(fields, files), headers, signal: sending.signal });
+    const made = await alone(() => json("POST", path, { body: body(fields, files), headers, signal: sending.signal }));
     endRemix();
     return made.object === "list" ? made.data : [made];
   } catch (error) {
@@ -171,7 +185,6 @@ export async function submit() {
     if (error.status !== 401) fail(error.param, said(error, rules(drawn)[error.param], fields[error.param]));
   } finally {
     const focused = document.activeElement === $("#stop");
-    $("#generate").disabled = false;
     $("#stop").hidden = true;
     if (focused) $("#generate").focus();
   }

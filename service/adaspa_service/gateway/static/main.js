@@ -14,6 +14,7 @@ import * as stage from "./stage.js";
 const REFRESH_MS = 3000;
 let shown = null;
 let looking = 0; // looks at the gallery that have no answer yet: over a slow network they would pile up
+let ready = false; // the form knows what each model takes, which the views ask it for
 let locked = false; // without a key that the server takes, asking again only fails again
 
 // The view that an address asks for: one video, dense beside AdaSpa, or those of a batch.
@@ -46,6 +47,7 @@ async function refresh() {
 }
 
 function open() {
+  if (!ready) return;
   const view = asked();
   if (location.hash !== shown) {
     shown = location.hash;
@@ -65,6 +67,7 @@ async function start() {
     return rest(REFRESH_MS).then(start);
   }
   offerKey(Boolean(key.get())); // without one it let us in: it asks for none
+  ready = true;
   shown = null;
   open();
 }
@@ -108,7 +111,7 @@ whenKeyIsRefused(() => {
   banner("This service needs an API key or its token.");
 });
 function again() {
-  locked = false;
+  ready = locked = false;
   gallery.forget();
   start();
 }
