@@ -18,17 +18,16 @@ def settings(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Settings:
     """Settings of a gateway with everything of its own. It asks for nothing but where a test is marked ``asks``: there
-    for its token, and from the first key on for keys. A lease that nobody renews outlasts the test."""
+    for its token, and from the first key on for keys."""
     monkeypatch.chdir(tmp_path)
     opened = None if request.node.get_closest_marker("asks") else True
-    storage_url = str(tmp_path / "objects")
-    return Settings(redis_url=redis_url, storage_url=storage_url, open_access=opened, lease_seconds=PATIENCE)
+    return Settings(redis_url=redis_url, storage_url=str(tmp_path / "objects"), open_access=opened)
 
 
 @pytest.fixture
 def service(settings: Settings, tmp_path: Path) -> Iterator[Service]:
-    """A running gateway."""
-    with serving(settings, tmp_path) as running:
+    """A running gateway. A lease that nobody renews outlasts the test."""
+    with serving(settings.model_copy(update={"lease_seconds": PATIENCE}), tmp_path) as running:
         yield running
 
 
