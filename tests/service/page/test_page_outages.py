@@ -286,7 +286,7 @@ def test_a_busy_service_is_left_alone_as_long_as_it_asks(page: Page, service: Se
         asked.append(route)
         route.fulfill(status=503, json=AWAY, headers={"Retry-After": "60"})
 
-    page.clock.install()
+    stand_still(page)
     page.route(f"**{path}", refuse)
     with page.expect_event("requestfinished", lambda request: bool(asked) and request == asked[0].request):
         page.goto(f"{service.url}/#{service.create()['id']}")
@@ -295,5 +295,4 @@ def test_a_busy_service_is_left_alone_as_long_as_it_asks(page: Page, service: Se
     page.clock.run_for(30_000)
     page.evaluate("() => fetch('/healthz')")
     assert asked == []
-    with page.expect_request(f"**{path}"):
-        page.clock.run_for(60_000)
+    pass_until_asked(page, f"**{path}", 60_000)
