@@ -25,8 +25,8 @@ Of docs/how-it-works.md it writes ``passes`` from kernels.json, ``picture`` from
 docs/spot.json (`benchmarks.models.resumed`), ``few-steps`` of docs/tuning.md from docs/demo_model/few_steps.json
 (`demo_model.few_steps`), ``compensation`` of it from compensation.json (`demo_model.fidelity`), ``errors`` of
 docs/how-it-works.md from field-errors.json (`demo_model.field`) and lasting.json (`demo_model.field.lasting`),
-``offload`` of docs/models.md from offload*.json (`benchmarks.models.offload`). A section without its file stays as it
-is.
+``offload`` of docs/models.md from offload*.json (`benchmarks.models.offload`), ``damage`` of docs/api.md from
+docs/damage.json (`benchmarks.damage`). A section without its file stays as it is.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import markdown
+from benchmarks import damage, markdown
 from benchmarks.attention import eight, low_density, report
 from benchmarks.fidelity import compensation, few_steps, field, field_plots, lengths, longer, parts, unseen
 from benchmarks.fidelity import tables as fidelity_tables
@@ -593,9 +593,12 @@ def rewrite_users_pages(arguments: argparse.Namespace, load: Callable[[str], lis
         rewrite(arguments.models, "offload", offload_section(offloaded))
     if (resumptions := arguments.spot.with_suffix(".json")).exists():
         rewrite(arguments.spot, "resumed", resumed.table(json.loads(resumptions.read_text())))
+    if (copies := arguments.api.parent / "damage.json").exists():
+        rewrite(arguments.api, "damage", damage.section(json.loads(copies.read_text())))
 
 
-def main() -> None:
+def asked() -> argparse.Namespace:
+    """Read the command line: the pages to write, and the folder of the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--readme", type=Path, default=Path("kernels/README.md"))
     parser.add_argument("--explained", type=Path, default=Path("docs/how-it-works.md"))
@@ -603,8 +606,13 @@ def main() -> None:
     parser.add_argument("--tuning", type=Path, default=Path("docs/tuning.md"), help="demo_model/ lies beside it")
     parser.add_argument("--models", type=Path, default=Path("docs/models.md"))
     parser.add_argument("--spot", type=Path, default=Path("docs/spot.md"), help="its figures lie beside it")
+    parser.add_argument("--api", type=Path, default=Path("docs/api.md"), help="damage.json lies beside it")
     parser.add_argument("--results", type=Path, default=Path("docs/kernels"), help="folder of the JSON files and plots")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = asked()
     folder, text = arguments.results, arguments.readme.read_text()
 
     def load(pattern: str) -> list[Json]:

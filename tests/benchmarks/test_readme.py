@@ -139,6 +139,8 @@ def written(tmp_path, monkeypatch, capsys):
             str(tuning),
             "--spot",
             str(folder / "spot.md"),
+            "--api",
+            str(folder / "api.md"),
             "--results",
             str(folder),
         ]
