@@ -43,6 +43,11 @@ def children(data_dir: Path) -> dict[int, str]:
     return {pid: command for pid, command in found.items() if command}  # a zombie has no command line
 
 
+def parent(pid: int) -> int:
+    """The process that started a running one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def adaspa(*arguments: object, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     return forked.run(main, ["adaspa", *map(str, arguments)], env)
@@ -98,10 +103,15 @@ class Service:
             self.process.send_signal(number)
         return self.process.wait(timeout=PATIENCE)
 
+    def part(self, module: str) -> tuple[int, list[int]]:
+        """Process of one part, such as ``adaspa_worker``, and those that it started."""
+        parents = {pid: parent(pid) for pid, command in children(self.data_dir).items() if module in command}
+        [first] = [pid for pid, above in parents.items() if above not in parents]
+        return first, [pid for pid in parents if pid != first]
+
     def kill_part(self, module: str) -> None:
-        """SIGKILL the process of one part, such as ``adaspa_worker``; its parent process where it has several."""
-        pids = [pid for pid, command in children(self.data_dir).items() if module in command]
-        os.kill(min(pids), signal.SIGKILL)
+        """SIGKILL the process of one part; the one that started the others where it has several."""
+        os.kill(self.part(module)[0], signal.SIGKILL)
 
     def log(self, name: str) -> str:
         """A part's log."""

@@ -10,7 +10,7 @@ from adaspa_worker.encode import VideoWriter, encode
 from browser import chromium
 from clips import COLOURS, stripes, tones
 from PIL import Image
-from waiting import until
+from waiting import PATIENCE, until
 
 SIZES = [(854, 480), (1280, 720), (1920, 1080)]
 BROWSER_TOLERANCE = 13
@@ -54,6 +54,7 @@ def data_url(path: Path, output: OutputFormat) -> str:
 def test_a_browser_shows_the_colours_at_every_number_of_lines(tmp_path: Path) -> None:
     with chromium() as browser:
         page = browser.new_page()
+        page.set_default_timeout(PATIENCE * 1000)
         for output in OutputFormat:
             for width, height in SIZES:
                 path = tmp_path / f"{height}.{output}"
@@ -70,6 +71,7 @@ def test_a_browser_plays_every_format(tmp_path: Path) -> None:
     levels = [20, 120, 220]
     with chromium() as browser:
         page = browser.new_page()
+        page.set_default_timeout(PATIENCE * 1000)
         for output in OutputFormat:
             path = tmp_path / f"video.{output}"
             writer = VideoWriter(path, output, width=64, height=48, fps=4, num_frames=len(levels))

@@ -14,7 +14,7 @@ from drawn import picture
 from service_process import Service
 from tiny_families import save_family
 from tiny_wan import model_spec, write_catalog
-from waiting import PATIENCE, until
+from waiting import PATIENCE
 
 
 def frames(path: Path) -> int:
@@ -40,8 +40,11 @@ def test_through_a_server(service: Service, tmp_path: Path) -> None:
 def test_interrupting_it_cancels_the_job(service: Service, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{service.port}"
     command = [ADASPA, "generate", "a red circle", "--steps", "2000", "-o", tmp_path / "out.mp4"]
-    process = subprocess.Popen(command, env=clean_environment(ADASPA_SERVER=url), stderr=subprocess.PIPE, text=True)
-    until(lambda: any(job.steps == 2000 and job.step >= 2 for job in service.client.list()), "the job runs")
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, env=clean_environment(ADASPA_SERVER=url), text=True, **both)
+    assert process.stdout is not None
+    while "/2000" not in process.stdout.readline():
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=PATIENCE)
     job = next(service.client.list())

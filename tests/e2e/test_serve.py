@@ -22,7 +22,7 @@ from waiting import PATIENCE, until
 
 def assert_nothing_outlives(service: Service, number: int) -> None:
     """The server ends by a signal, however deadly, and with it every process of its."""
-    assert len(children(service.data_dir)) == 4  # Valkey, gateway, the worker and its child
+    until(lambda: len(children(service.data_dir)) == 4, "Valkey, gateway, the worker and its child run")
     assert service.stop(number) == (-number if number == signal.SIGKILL else 0)
     until(lambda: not children(service.data_dir), "every process has ended")
 

@@ -14,7 +14,7 @@ def test_an_event_outlives_the_gateway_that_failed_to_deliver_it(service: Servic
         until(lambda: receiver.calls, "the first attempt is made")
         until(lambda: "HTTP 503" in service.log("gateway"), "and its outcome noted")
         service.kill_part("adaspa_service.gateway")
-        until(lambda: len(receiver.calls) == 2, "the next gateway makes the next attempt")
+        until(lambda: len(receiver.calls) >= 2, "the next gateway makes the next attempt")
         until(lambda: "delivered to" in service.log("gateway"), "and notes it")
     shown = adaspa("webhooks", "secret", "--data-dir", service.data_dir).stdout
     first, second, *_ = receiver.calls

@@ -324,7 +324,7 @@ def test_the_shell_completes_commands_and_ids_of_jobs(service: Service) -> None:
         return adaspa(server=service.url, **asked).stdout
 
     assert "generate" in complete("adaspa ")
-    assert video_id in complete("adaspa show ")
+    until(lambda: video_id in complete("adaspa show "), "the server answers as soon as a shell waits for it")
     script = '"$0" --show-completion; exit $?'  # the shell is the process that starts it, so it must not become it
     shown = subprocess.run(
         ["bash", "-c", script, ADASPA], check=False, capture_output=True, text=True, timeout=PATIENCE

@@ -22,6 +22,7 @@ from adaspa_client.authorization import authorization
 from flaky_proxy import flaky
 from http_server import answering
 from running_gateway import Service
+from waiting import PATIENCE
 
 VIDEO_ID = "video_" + "1" * 32
 KEPT = {"on_progress", "poll", "timeout", "patience", "path"}
@@ -195,7 +196,7 @@ def test_a_client_has_one_connection_for_all_its_requests_and_closes_it_at_its_e
         with connect(f"http://127.0.0.1:{port}") as client:
             assert [client.models() for _ in range(3)] == [[]] * 3
             assert len(opened) == 1 and not ended.is_set()
-        assert ended.wait(10), "it is still open"
+        assert ended.wait(PATIENCE), "it is still open"
 
 
 def test_a_request_takes_no_longer_than_it_may(connect: Any, silent: str) -> None:
