@@ -1,22 +1,25 @@
 """The engine: prompt in, frames out, the same for a seed, with nothing of a request left behind."""
 
+import queue
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from adaspa_jobs.catalog import ModelSpec
 from adaspa_jobs.job import JobParams
+from adaspa_worker.engines import ahead
 from adaspa_worker.pipeline import Engine, load
 from adaspa_worker.source import ModelUnavailable
 from host_memory import taken
 from interrupted import Stop, stop_at
 from pydantic import ValidationError
 from tiny_wan import FRAMES, SIZE, model_spec
-from waiting import PATIENCE
+from waiting import PATIENCE, until
 
 LORA = {"name": "style", "source": "style.safetensors", "sha256": 64 * "0"}
 
@@ -138,6 +141,28 @@ def test_frames_come_while_the_vae_decodes_on(tiny_engine: Engine, params: Calla
     threading.Timer(0.2, shown.set).start()
     left.close()
     assert not [each for each in threading.enumerate() if each.name == "ahead"]
+
+
+def test_who_leaves_when_all_is_done_but_taken_leaves_no_error_in_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a cancel while the last frames are encoded."""
+    ends, errors = list[Any](), list[Any]()
+
+    class Queue(queue.Queue[Any]):
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            ends.extend([item] if isinstance(item, ahead._End) else [])
+            super().put(item, block, timeout)
+
+    def run(hand_on: Callable[[int], None]) -> None:
+        for number in range(1 + ahead.AHEAD):
+            hand_on(number)
+
+    monkeypatch.setattr(ahead, "queue", SimpleNamespace(Queue=Queue, Full=queue.Full))
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    results = ahead.ahead(run)
+    assert next(results) == 0
+    until(lambda: ends, "the thread tells of its end, for which there is no room")
+    results.close()
+    assert errors == []
 
 
 def test_weights_that_are_kept_in_float8_take_a_byte_each_and_make_nearly_the_same_clip(

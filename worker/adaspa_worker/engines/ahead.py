@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TypeVar
@@ -49,7 +50,7 @@ def ahead(run: Callable[[Callable[[T], None]], object]) -> Generator[T]:
             run(hand_on)
         except BaseException as error:  # whatever it is, it is raised where the results are used
             end = _End(error)
-        if not left.is_set():
+        with suppress(_Left):
             hand_on(end)
 
     thread = threading.Thread(target=copy_context().run, args=(work,), name="ahead", daemon=True)
