@@ -52,7 +52,7 @@ def await_true(condition: Callable[[], object], what: str) -> None:
         try:
             if condition():
                 return
-        except redis.ConnectionError:  # not there yet
+        except (redis.ConnectionError, redis.TimeoutError):  # not there yet, or slow
             pass
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {WAIT_SECONDS:.0f} s: {what}")
