@@ -23,6 +23,7 @@ from adaspa_service.cli import completion, main
 from adaspa_service.cli.jobs import facts
 from adaspa_service.cli.progress import NotCompleted
 from adaspa_service.local import LocalError
+from holding_proxy import holding
 from running_gateway import FILES, Service
 from waiting import PATIENCE, until
 
@@ -183,6 +184,29 @@ def test_an_interrupted_command_cancels_all_of_its_videos(
     assert ended == {other: "queued", **dict.fromkeys(made, "cancelled")}
     assert all(job_id in (tmp_path / "err").read_text() for job_id in made)
     assert not list(tmp_path.glob("star*"))
+
+
+@pytest.mark.parametrize(
+    ("line", "number", "count"),
+    [("generate", 1, 1), ("generate -n 3", 1, 3), ("generate --detach", 1, 1), ("compare", 1, 1), ("compare", 2, 2)],
+)
+def test_a_command_that_is_interrupted_before_it_knows_its_jobs_cancels_them(
+    service: Service, tmp_path: Path, line: str, number: int, count: int
+) -> None:
+    said = tmp_path / "out", tmp_path / "err"
+    with holding(service.url, number) as proxy:
+        arguments = ["adaspa", *line.split(), "a star", "-o", str(tmp_path / "star.mp4")]
+        command = forked.Started(main, arguments, clean_environment(ADASPA_SERVER=proxy.url), *said)
+        try:
+            assert proxy.made.wait(PATIENCE), "its answer is under way"
+            command.send_signal(signal.SIGINT)
+            assert command.wait(PATIENCE) == 130
+        finally:
+            command.kill()
+            command.wait()
+    jobs = service.http.get("/videos").json()["data"]
+    assert [job["status"] for job in jobs] == ["cancelled"] * count
+    assert all(job["id"] in said[1].read_text() for job in jobs)
 
 
 def test_jobs_of_a_command_that_is_terminated_are_named(

@@ -17,7 +17,7 @@ from adaspa_api.words import Quality
 from adaspa_client import ApiError, Client, Video, VideoFields
 
 from adaspa_service.cli import params
-from adaspa_service.cli.generate import SERVER_ONLY, fetch, interrupted
+from adaspa_service.cli.generate import SERVER_ONLY, fetch, submit
 from adaspa_service.cli.local import generate_here, need, resolved
 from adaspa_service.cli.output import check_output, written_whole
 from adaspa_service.cli.server import SERVER, ApiKey, Server, connect
@@ -59,7 +59,7 @@ def compare(
             videos, lost = generate_here(jobs, files, Path(folder), quiet=as_json)
         else:
             with connect(server, api_key) as client:
-                videos, lost = fetch(client, submit(client, prompt, pair), files, quiet=as_json, as_one=True)
+                videos, lost = fetch(client, submit_both(client, prompt, pair), files, quiet=as_json, as_one=True)
         if lost:
             if as_json:
                 print_json(described(videos))
@@ -68,13 +68,13 @@ def compare(
     report([video for video in videos if video], metrics, output, as_json=as_json)
 
 
-def submit(client: Client, prompt: str, pair: list[VideoFields]) -> list[Video]:
+def submit_both(client: Client, prompt: str, pair: list[VideoFields]) -> list[Video]:
     """Submit both videos or none: one alone would be made for nobody."""
-    first = client.create(prompt, **pair[0])
+    dense, ours = pair
+    (first,) = submit(client, lambda key: [client.create(prompt, idempotency_key=key, **dense)])
     try:
-        return [first, client.create(prompt, **pair[1])]
-    except KeyboardInterrupt:
-        interrupted(client, [first])
+        rest = submit(client, lambda key: [client.create(prompt, idempotency_key=key, **ours)], [first])
+        return [first, *rest]
     except (httpx.TransportError, ApiError):
         with suppress(httpx.TransportError, ApiError):  # the first error is the one to tell
             client.cancel(first.id)

@@ -1,5 +1,7 @@
 """``adaspa generate``: generate a video file from a prompt, through a server or on this machine."""
 
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, NoReturn, Unpack
@@ -60,7 +62,7 @@ def generate(
             ended, lost = generate_here(jobs, list(files.values()), Path(images), quiet=as_json)
     else:
         with connect(server, api_key) as client:
-            videos = client.create_batch(prompt, number, **asked)
+            videos = submit(client, lambda key: client.create_batch(prompt, number, idempotency_key=key, **asked))
             files = {
                 video.seed: file_for(output, Path(f"{video.id}.{video.output_format}"), video.seed, number)
                 for video in videos
@@ -81,6 +83,24 @@ def generate(
             say(f"Wrote {files[video.seed]}")
     if lost:
         raise lost
+
+
+def submit(client: Client, send: Callable[[str], list[Video]], before: Sequence[Video] = ()) -> list[Video]:
+    """Submit a request with an idempotency key. An interruption cancels its jobs, which it is sent again to learn.
+
+    Args:
+        send: the request, by the key.
+        before: jobs that are cancelled with it.
+    """
+    key, made = uuid.uuid4().hex, [*before]
+    try:
+        return send(key)
+    except KeyboardInterrupt:
+        try:
+            made += send(key)
+        except (httpx.TransportError, ApiError) as error:
+            warn(f"the server does not say whether it made a job: {error}; `adaspa jobs` lists all")
+        interrupted(client, made)
 
 
 def fetch(client: Client, videos: list[Video], files: list[Path], *, quiet: bool, as_one: bool = False) -> Ended:
@@ -126,7 +146,7 @@ def interrupted(client: Client, videos: list[Video]) -> NoReturn:
             pass
         except (httpx.TransportError, ApiError) as error:
             fail(f"interrupted; could not cancel {', '.join(ids[number:])}: {error}", Exit.interrupted)
-    fail(f"interrupted; cancelled {', '.join(ids)}", Exit.interrupted)
+    fail(f"interrupted; cancelled {', '.join(ids) or 'no job'}", Exit.interrupted)
 
 
 def format_of(output: Path | None) -> OutputFormat | None:
