@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from adaspa_jobs.storage import StorageUnavailable
+from adaspa_jobs.storage import StorageUnavailable, attempt_prefix
 from adaspa_jobs.store import JobCancelled, Lease, StoreUnavailable
 from adaspa_worker import lease as leases
 from adaspa_worker.lease import LeaseKeeper, WorkerStopping
@@ -212,12 +212,17 @@ class Reasons(Scene):
         def act(lease: Lease) -> None:
             while not at.store.requeue_expired():  # its keeper may renew it in between
                 at.store.client.zadd("adaspa:leases", {lease.job.id: 0}, xx=True)
-            assert at.store.claim("stub", "another")
+            successor = at.store.claim("stub", "another")
+            assert successor is not None
+            stored.append(f"{attempt_prefix(lease.job.id, successor.token)}video.mp4")
+            at.storage.create(stored[0], b"x")
 
+        stored: list[str] = []
         job = at.interrupt(phase, act)
         told = job.status, job.worker, job.attempt, job.lost_attempts
         assert told == ("in_progress", "another", 2, 1), f"{said}: {told}"
-        assert at.files(job.id) == [], f"{said}: of an attempt that was replaced stay {at.files(job.id)}"
+        assert at.files(job.id) == stored, f"{said}: after an attempt that was replaced there are {at.files(job.id)}"
+        at.storage.delete(stored[0])
         at.store.release(Lease(job))
         at.runner.run("stub")
         assert at.store.get(job.id).status == "completed", said  # type: ignore[union-attr]

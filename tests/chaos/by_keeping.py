@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 from adaspa_jobs.catalog import ModelSpec
@@ -14,6 +15,7 @@ from adaspa_jobs.job import Labels, Progress
 from adaspa_jobs.storage import ObjectStorage, StorageUnavailable
 from adaspa_jobs.store import SCANNED
 from adaspa_service.access.keys import KeyStore, Scope
+from obstore.exceptions import PermissionDeniedError
 from prometheus_client.parser import text_string_to_metric_families
 from running_gateway import FILES, REPORT, Service
 from waiting import until
@@ -341,7 +343,7 @@ class Leftovers(Scene):
     promise = "what belongs to no job goes, and what belongs to one stays"
 
     def play(self, stage: Stage) -> None:
-        from adaspa_service.gateway import janitor  # noqa: PLC0415
+        from adaspa_service.gateway.janitor import Janitor  # noqa: PLC0415
 
         with desk() as service:
             storage, store = service.parts.storage, service.store
@@ -366,7 +368,7 @@ class Leftovers(Scene):
             left(storage, ".probe/left", b"x")
             for number in range(120):
                 left(storage, f"videos/{many}/9-left/{number}", b"")
-            leaves = janitor.Janitor(service.parts)
+            leaves = Janitor(service.parts)
             leaves.sweep()
             there = set(storage.keys(""))
             assert set(kept) <= there, f"checkpoints of unfinished jobs are removed: {set(kept) - there}"
@@ -387,6 +389,7 @@ class Leftovers(Scene):
             )
             for video_id in (done, many):
                 assert len(storage.keys(f"videos/{video_id}/")) == 3, f"files of {video_id}"
+            self.refused(service, done)
             for number in range(120):
                 left(storage, f"videos/{many}/{number}", b"")
             service.http.delete(f"/videos/{many}")
@@ -396,6 +399,29 @@ class Leftovers(Scene):
             assert kept[0] in storage.keys("checkpoints/"), "a checkpoint went while its job runs"
             store.release_cancelled(lease)
             until_swept(service, lambda: kept[0] not in storage.keys("checkpoints/"), "a deleted job's checkpoint goes")
+
+    def refused(self, service: Service, done: str) -> None:
+        """Storage refuses to remove anything for a while."""
+        from adaspa_service.gateway.janitor import Janitor  # noqa: PLC0415
+
+        storage, store = service.parts.storage, service.store
+        deleted, images = service.completed(), "c" * 32
+        gone = [f"videos/{deleted}/9-left/x", f"checkpoints/{deleted}/000001-000004-x", f"inputs/{images}/first.png"]
+        gone += [f"videos/{done}/9-left/x"]
+        for key in gone:
+            left(storage, key, b"x")
+        store.await_inputs(images)
+
+        with patch("obstore.delete", side_effect=PermissionDeniedError("may not remove")):
+            service.http.delete(f"/videos/{deleted}")
+            store.client.zadd("adaspa:awaited_inputs", {images: 0})
+            store.client.zadd("adaspa:leavings", {done: 0})
+            Janitor(service.parts).sweep()
+        for owed, job in (("purge", deleted), ("leavings", done)):  # what is owed is tried again at once
+            store.client.zadd(f"adaspa:{owed}", {job: 0}, xx=True)
+        Janitor(service.parts).sweep()
+        until_swept(service, lambda: not {*gone} & {*storage.keys("")}, "what storage did not remove at first goes")
+        assert len(storage.keys(f"videos/{done}/")) == 3, "files of a completed video"
 
     def orphans(self, service: Service, gone: str, other: str) -> None:
         from adaspa_service.gateway.orphans import find_orphans  # noqa: PLC0415
