@@ -43,7 +43,7 @@ def test_sentinels_lead_to_the_new_primary(pair: Pair, settings: Settings, tmp_p
     configuration.write_text(f"port {port}\ndir {short_folder}\nrequirepass hush\n{watched}\n")
     process = subprocess.Popen([get_binary_path(), configuration, "--sentinel"], stdout=subprocess.DEVNULL)
     try:
-        with redis.Redis(port=port, password="hush", socket_timeout=5) as sentinel:
+        with redis.Redis(port=port, password="hush", socket_timeout=PATIENCE) as sentinel:
             until(lambda: answers(sentinel), "the Sentinel answers")
 
             def lead_to_second() -> None:
