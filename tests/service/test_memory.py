@@ -28,10 +28,28 @@ def post(service: Service, **fields: object) -> httpx.Response:
     return service.http.post("/videos", json={"prompt": "a red circle", "model": "tiny", **fields})
 
 
+def served(service: Service, **fields: object) -> httpx.Response:
+    """The same once the gateway knows that workers serve the model: it looks every second."""
+    answers: list[httpx.Response] = []
+
+    def known() -> bool:
+        answers.append(post(service, **fields))
+        return answers[-1].status_code == 200 or answers[-1].json()["error"]["code"] != "model_not_found"
+
+    until(known, "the model is served")
+    return answers[-1]
+
+
 def refusal(service: Service, **fields: object) -> dict[str, Any]:
     """The error of a request, as soon as the gateway knows of the workers."""
-    until(lambda: post(service, **fields).status_code == 400, "the request is refused")
-    error: dict[str, Any] = post(service, **fields).json()["error"]
+    error: dict[str, Any] = {}
+
+    def refused() -> bool:
+        answer = served(service, **fields)
+        error.update(answer.json()["error"] or {})
+        return answer.status_code == 400
+
+    until(refused, "the request is refused")
     return error
 
 
@@ -67,7 +85,7 @@ def test_a_request_is_accepted_while_the_only_worker_into_which_it_fits_restarts
     let_time_pass(store.client, REMEMBERED_SECONDS - 60)
     store.announce(TINY, "small", fits=small)
     assert store.load("tiny").workers == 1
-    job = post(service, **whole).json()["id"]
+    job = served(service, **whole).json()["id"]  # while no worker was there, the gateway may have dropped the model
     assert store.claim("tiny", "small", spec=TINY) is None
     store.announce(TINY, "large, restarted", fits=large)
     lease = store.claim("tiny", "large, restarted", spec=TINY)
