@@ -13,7 +13,18 @@ from adaspa_api.words import ErrorCode
 from adaspa_jobs.catalog import Catalog
 from adaspa_jobs.job import Progress
 from adaspa_jobs.settings import Settings
-from browser import PICTURE, PLAYED, OpenTab, assert_accessible, clip, finished, stand_still, webp
+from browser import (
+    PICTURE,
+    PLAYED,
+    OpenTab,
+    assert_accessible,
+    clip,
+    finished,
+    held,
+    pass_until_asked,
+    stand_still,
+    webp,
+)
 from playwright.sync_api import Page, expect
 from receiver import receiving
 from running_gateway import REPORT, Service, serving
@@ -281,6 +292,22 @@ def test_the_form_tells_how_long_a_video_would_take(page: Page, service: Service
     until(lambda: told("Takes about 25 s each."), "two are")
 
 
+def test_what_is_typed_while_an_estimate_is_under_way_is_estimated_soon(page: Page, service: Service) -> None:
+    stand_still(page)
+    estimate = held(page, "**/videos/estimate")
+    page.goto(service.url)
+    expect(page.get_by_label("Model", exact=True)).to_be_visible()
+    page.clock.fast_forward(1000)
+    first = estimate()
+    page.get_by_text("More settings").click()
+    page.get_by_label("Steps", exact=True).fill("12")
+    with page.expect_response("**/videos/estimate"):
+        first.continue_()
+    expect(page.locator("#unserved")).not_to_be_empty()
+    page.clock.fast_forward(1000)
+    assert estimate().request.post_data_json["steps"] == 12
+
+
 def test_several_seeds_at_once_stand_in_a_grid(page: Page, service: Service, tmp_path: Path) -> None:
     open_settings(page, service)
     page.get_by_label("Seed", exact=True).fill("7")
@@ -366,8 +393,7 @@ def test_the_gallery_shows_more_and_fetches_each_picture_once(page: Page, servic
     page.get_by_role("link", name="scene 13").click()
     expect(page.get_by_role("heading", name="scene 13")).to_be_visible()
     for _ in range(3):  # the gallery has drawn what it saw when it looks again
-        with page.expect_request("**/videos?limit*"):
-            page.clock.fast_forward(3000)
+        pass_until_asked(page, "**/videos?limit*", 3000)
     assert len(fetched) == len(set(fetched)) == 14
     page.clock.resume()
     page.get_by_role("button", name="Select", exact=True).click()

@@ -23,6 +23,7 @@ export function soon(delay = AFTER_MS) {
 }
 
 async function look(again) {
+  timer = null;
   const fields = document.hidden || (again && !hasRoom()) ? null : read?.();
   const turn = ++latest;
   if (fields) {
@@ -31,7 +32,7 @@ async function look(again) {
     if (turn !== latest) return;
     show(found, fields.n ?? 1);
   }
-  soon(AGAIN_MS);
+  if (timer === null) soon(AGAIN_MS); // else something was typed meanwhile
 }
 
 function show(found, count) {
