@@ -124,7 +124,7 @@ def test_a_sound_that_was_cut_off_is_taken_as_far_as_what_is_asked_for_is_there(
         packets = [packet for packet in container.demux(audio=0) if packet.size]
         at = next(packet for packet in packets if float((packet.pts or 0) * (packet.time_base or 0)) >= 3).pos
     assert at
-    for seconds in (1.0, 2.9, 3.4):
+    for seconds in (1.0, 2.9) if kind == "flac" else (1.0, 2.9, 3.4):  # FLAC says how many samples it has
         assert abs(reading.samples(whole[:at], seconds).shape[1] / 44_100 - min(seconds, 3)) < 0.1
     for seconds in (3.7, 6.0, 60.0):
         assert "is damaged or incomplete" in reading.refused(whole[:at], seconds)
@@ -183,6 +183,9 @@ def test_damage_at_the_end_of_a_sound_ends_it(reading: Reading, kind: str, codec
     whole, packets = six_seconds(kind, codec)
     damaged = bytearray(whole)
     damaged[packets[-1][0] + 10 : -1] = bytes(len(whole) - packets[-1][0] - 11)
+    if kind == "flac":  # says how many samples it has
+        assert reading.refused(bytes(damaged), 60).startswith("is damaged or incomplete")
+        return
     assert 4.5 < reading.samples(bytes(damaged), 60).shape[1] / 48_000 < 6.1
 
 

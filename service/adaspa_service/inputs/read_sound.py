@@ -21,7 +21,7 @@ PCM = ("pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le"
 MEASURED = ("wav", "flac", "mov")
 """Formats that say how long they are. Of MP3, AAC and OGG that is a guess: of a file cut off, what is there counts."""
 CUT_OFF_SECONDS = 0.5
-"""Seconds by which a file may be shorter than it says: padding of its codec, and rounding."""
+"""Seconds by which a file may be shorter than it says: padding of its codec, and rounding. FLAC says each sample."""
 LAYOUTS = {1: "mono", 2: "stereo"}
 """Layouts by the number of channels."""
 COUNTED = ("flac", "ogg")
@@ -137,7 +137,8 @@ def beginning(file: IO[bytes], seconds: float) -> tuple[np.ndarray, int]:
         parts = list(decoded(container, stream, int(seconds * rate)))
         samples = np.concatenate(parts, axis=1) if parts else np.zeros((1, 0), np.float32)
         said = (container.duration or 0) / av.time_base if container.format.name.split(",")[0] in MEASURED else 0
-        if samples.shape[1] / rate < min(seconds, said) - CUT_OFF_SECONDS or not parts:
+        lacking = 1 / rate if container.format.name == "flac" else CUT_OFF_SECONDS
+        if samples.shape[1] / rate < min(seconds, said) - lacking or not parts:
             raise InputRefused(BROKEN)
         return samples, rate
 
