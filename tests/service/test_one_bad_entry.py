@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 from adaspa_api.words import Priority
+from adaspa_jobs import counters
 from adaspa_jobs.fits import Fits
 from adaspa_jobs.job import JobParams, Progress
 from adaspa_jobs.logs import AUDIT
@@ -327,6 +328,7 @@ def test_jobs_end_whatever_became_of_their_counters(
 
 
 def test_a_damaged_counter_is_named_and_hides_no_other(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    counters.tell.cache_clear()  # each is told once for a process
     service.store.fail(service.claim(service.create()["id"]), FAILURE)
     service.http.post(f"/videos/{service.create()['id']}/cancel").raise_for_status()
     client = service.store.client
