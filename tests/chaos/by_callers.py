@@ -1,6 +1,7 @@
 """Scenes of callers beside each other, and of requests that come again: who gets what, when, and whether it is judged
 anew."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +20,12 @@ from adaspa_client import ApiError, Client, plans, sync
 from adaspa_jobs.job import Progress
 from adaspa_service.access.keys import KeyStore, Scope
 from adaspa_service.gateway.feed import PAUSE_SECONDS
+from adaspa_service.gateway.rounds import Rounds
 from drawn import picture
 from http_server import answering
+from redis.asyncio import Redis
 from running_gateway import FILES, Service, data_uri
+from valkey_process import running_valkey
 from waiting import PATIENCE, until
 
 from chaos.desk import desk, refused
@@ -87,6 +92,8 @@ class Beside(Scene):
             assert not left, f"streams that are over count on: {left}"
 
 
+ASKERS = 6
+"""Callers of one round trip."""
 LEAVES = 4
 """Times that a caller stops to follow."""
 
@@ -122,6 +129,34 @@ class Leaving(Scene):
             if what in line:
                 return
         raise AssertionError(f"a stream ends, and {what} is due")
+
+
+class Shared(Scene):
+    """Of those who share a round trip to Redis some leave before its answers come."""
+
+    name = "by hand: round trips that many share"
+    promise = "everybody gets the answer to what they asked, whoever else leaves"
+
+    def play(self, stage: Stage) -> None:
+        with running_valkey() as folder:
+            asyncio.run(self.ask(Redis(unix_socket_path=f"{folder}/valkey.sock"), Random(1)))
+
+    async def ask(self, client: Redis, random: Random) -> None:
+        rounds = Rounds(client)
+        await client.mset({str(asker): asker for asker in range(ASKERS)})
+        for _ in range(8):
+            under_way = asyncio.create_task(rounds.ask([("PING",)]))
+            await asyncio.sleep(0)
+            asked = [[("GET", asker)] * random.randrange(1, 4) for asker in range(ASKERS)]
+            tasks = [asyncio.create_task(rounds.ask(each)) for each in asked]
+            await asyncio.sleep(0)
+            for leaver in random.sample(tasks, 2):
+                leaver.cancel()
+            await asyncio.gather(under_way, *tasks, return_exceptions=True)
+            for asker, task in enumerate(tasks):
+                wanted = [str(asker).encode()] * len(asked[asker])
+                assert task.cancelled() or task.result() == wanted, f"caller {asker} gets {task}"
+        await client.aclose()
 
 
 class Rung(Scene):
@@ -480,4 +515,4 @@ class Asking(Scene):
             assert self.client.download(video_id, folder / "whole.mp4").read_bytes() == FILES["video"][2]
 
 
-SCENES: list[Scene] = [Beside(), Leaving(), Rung(), Repeated(), Shown(), KeyEnds(), Asking()]
+SCENES: list[Scene] = [Beside(), Leaving(), Shared(), Rung(), Repeated(), Shown(), KeyEnds(), Asking()]
