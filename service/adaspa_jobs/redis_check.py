@@ -40,7 +40,7 @@ HINCRBYFLOAT {h} a 0.5|HDEL {h} c|ZADD {z} 1 a|ZINCRBY {z} 1 a|ZSCORE {z} a|ZRAN
 ZRANGE {z} 0 -1|ZRANGEBYLEX {z} - +|ZREVRANGEBYLEX {z} + -|ZREM {z} b|ZREMRANGEBYSCORE {z} 8 9|LPUSH {l} a
 RPUSH {l} b|LRANGE {l} 0 -1|LTRIM {l} 0 9|LLEN {l}|RPOP {l}|SADD {s} a|SMEMBERS {s}|SCARD {s}|SREM {s} b
 XADD {x} * a 1|XRANGE {x} - +|XREAD COUNT 1 STREAMS {x} 0|SET {v} 1|INCRBY {v} 1|GET {v}|EXISTS {v}|PTTL {v}
-EXPIRE {v} 9|PERSIST {v}|TIME|PING|RENAME {v} {w}
+EXPIRE {v} 9|PERSIST {v}|TYPE {v}|TIME|PING|RENAME {v} {w}
 """
 """Commands of the store's scripts and methods; DEL, PEXPIRE and Celery's own are tried separately."""
 TWO_KEYS = "return redis.call('EXISTS', ARGV[1]) + redis.call('EXISTS', ARGV[2])"
