@@ -65,8 +65,8 @@ def stand_still(page: Page, at: float | None = None) -> None:
     """Let time pass on a page by its ``clock`` alone: it asks for nothing by itself, and a word that it shows for a
     moment stays until it is read. Called before the page is opened; ``at`` is the time there, in Unix seconds."""
     began = time.time() if at is None else at
-    page.clock.install(time=began)
-    page.clock.pause_at(began + 1)
+    page.clock.install(time=began - 60)  # it goes on until it is stopped, and cannot be stopped in its past
+    page.clock.pause_at(began)
 
 
 def pass_until_asked(page: Page, what: str | re.Pattern[str], milliseconds: int) -> None:
