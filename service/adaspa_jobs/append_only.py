@@ -13,9 +13,9 @@ from redis.exceptions import NoPermissionError, ResponseError
 from adaspa_jobs.scripts import PREFIX, reaching
 
 SYNC_SECONDS = 2.0
-"""A file that is not synced within this time is synced when its operator's settings say so, and not waited for."""
+"""A sync that takes longer is not waited for."""
 AGAIN_SECONDS = 60.0
-"""Seconds for which it is then not waited for."""
+"""Seconds for which a server is believed what it says of its syncs, and not waited for if it makes none."""
 BEGUN_SECONDS = 1.25
 """A server that syncs every second has begun to sync what was written before that."""
 
@@ -30,8 +30,8 @@ class AppendOnlyFile:
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._ask_at = 0.0
-        self._always, self._known_until = False, 0.0
-        """True if the server syncs before each answer, and the time until which that is believed."""
+        self._told, self._known_until = "", 0.0
+        """Policy that the server told last, and the time until which that is believed."""
 
     def synced(self) -> bool:
         """Wait until all that Redis did so far is on its disk.
@@ -46,22 +46,26 @@ class AppendOnlyFile:
             pipe.execute_command("WAITAOF", 1, 0, round(SYNC_SECONDS * 1000))
             written, answer = pipe.execute(raise_on_error=False)
         written_at = time.monotonic()
-        if written is True and isinstance(answer, list) and answer[0] == 0:
-            self._ask_at = time.monotonic() + AGAIN_SECONDS
-        said = written is True and isinstance(answer, list) and answer[0] > 0
-        return said and (self._syncs_always() or self._has_synced(written_at))
+        if written is not True or not isinstance(answer, list):
+            return False
+        policy = self._policy()
+        if answer[0] == 0:
+            if policy not in ("always", "everysec"):
+                self._ask_at = time.monotonic() + AGAIN_SECONDS
+            return False
+        return policy == "always" or self._has_synced(written_at)
 
-    def _syncs_always(self) -> bool:
-        """Tell whether the server answers only after it has synced; false if its user may not ask."""
+    def _policy(self) -> str:
+        """Return when the server syncs: ``always`` is before each answer. Empty if its user may not ask."""
         if time.monotonic() >= self._known_until:
             with reaching():
                 try:
                     found: Any = self._client.config_get("appendfsync")
                 except (NoPermissionError, ResponseError):
                     found = {}
-            self._always = found.get("appendfsync") == "always"
+            self._told = found.get("appendfsync", "")
             self._known_until = time.monotonic() + AGAIN_SECONDS
-        return self._always
+        return self._told
 
     def _has_synced(self, written_at: float) -> bool:
         """Wait until a server that syncs every second has synced what was written by then.

@@ -80,6 +80,21 @@ def test_what_is_said_to_be_on_the_disk_of_a_server_that_syncs_every_second_is_t
     assert b"cancelled" in file.read_bytes() and shim.synced(file) == file.stat().st_size
 
 
+def test_one_sync_that_takes_long_does_not_end_the_waiting_for_others(
+    on_disk: redis.Redis, shim: Shim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaspa_jobs.append_only.SYNC_SECONDS", 0.2)
+    file = AppendOnlyFile(on_disk)
+    shim.slow_syncs("valkey", 2)
+    assert not file.synced() and not file.synced()
+    shim.slow_syncs("valkey", 0)
+    monkeypatch.setattr("adaspa_jobs.append_only.SYNC_SECONDS", PATIENCE)
+    on_disk.set("what must not come back", 1)
+    assert file.synced()
+    (path,) = (shim.folder / "appendonlydir").glob("*.incr.aof")
+    assert b"what must not come back" in path.read_bytes()[: shim.synced(path)]
+
+
 def test_a_file_that_is_never_synced_is_waited_for_once(
     on_disk: redis.Redis, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,9 +130,9 @@ def plain() -> Iterator[redis.Redis]:
 
 
 @pytest.mark.parametrize("policy", ["always", "everysec", "no"])
-def test_only_a_server_that_syncs_before_each_answer_is_taken_for_one(plain: redis.Redis, policy: str) -> None:
+def test_a_server_is_asked_when_it_syncs(plain: redis.Redis, policy: str) -> None:
     plain.config_set("appendfsync", policy)
-    assert AppendOnlyFile(plain)._syncs_always() == (policy == "always")
+    assert AppendOnlyFile(plain)._policy() == policy
 
 
 def calls(client: redis.Redis, command: str) -> int:
