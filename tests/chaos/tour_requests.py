@@ -14,7 +14,6 @@ from waiting import until
 from chaos.fleet import QUEUE_CAP
 from chaos.guests import Guest
 from chaos.scenes import Scene
-from chaos.service_scenes import SYNCED_SECONDS
 from chaos.stage import Stage
 
 AFTER_ITS_END = 12.0
@@ -324,7 +323,7 @@ class KeysCut(Scene):
         guest, other = Guest(stage), Guest(stage)
         for each in (guest, other):
             each.ask("GET", "/videos")
-        stage.pause(SYNCED_SECONDS)
+        until(stage.store.file.synced, "Redis' file is on the disk")
         old = other.token
         for act in (lambda: guest.keys.revoke(guest.key.id), lambda: other.keys.rotate(other.key.id, 0)):
             new = act()
