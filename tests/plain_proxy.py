@@ -1,6 +1,6 @@
 """A reverse proxy as a plain ``proxy_pass`` makes one: the upstream's name is the Host, and nothing is added."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler
@@ -11,8 +11,14 @@ from waiting import PATIENCE
 
 
 @contextmanager
-def plain_proxy(upstream: str) -> Iterator[str]:
-    """Its address, while it runs before the server at ``upstream``."""
+def plain_proxy(
+    upstream: str, answered: Callable[[BaseHTTPRequestHandler], bool] = lambda request: True
+) -> Iterator[str]:
+    """Its address, while it runs before the server at ``upstream``.
+
+    Args:
+        answered: tells of a request that was passed on whether it is answered.
+    """
     target = urlsplit(upstream).netloc
 
     class Handler(BaseHTTPRequestHandler):
@@ -23,12 +29,14 @@ def plain_proxy(upstream: str) -> Iterator[str]:
             connection.request(self.command, self.path, body, passed)
             answer = connection.getresponse()
             content = answer.read()
+            connection.close()
+            if not answered(self):
+                return
             self.send_response(answer.status)
             for name, value in answer.getheaders():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
-            connection.close()
 
         do_GET = do_POST = handle_request
 

@@ -194,11 +194,11 @@ def test_a_command_that_is_interrupted_before_it_knows_its_jobs_cancels_them(
     service: Service, tmp_path: Path, line: str, number: int, count: int
 ) -> None:
     said = tmp_path / "out", tmp_path / "err"
-    with holding(service.url, number) as proxy:
+    with holding(service.url, number) as (url, held):
         arguments = ["adaspa", *line.split(), "a star", "-o", str(tmp_path / "star.mp4")]
-        command = forked.Started(main, arguments, clean_environment(ADASPA_SERVER=proxy.url), *said)
+        command = forked.Started(main, arguments, clean_environment(ADASPA_SERVER=url), *said)
         try:
-            assert proxy.made.wait(PATIENCE), "its answer is under way"
+            assert held.wait(PATIENCE), "its answer is under way"
             command.send_signal(signal.SIGINT)
             assert command.wait(PATIENCE) == 130
         finally:

@@ -55,7 +55,6 @@ def refusal(service: Service, **fields: object) -> dict[str, Any]:
 
 def test_a_request_is_refused_only_while_it_fits_into_no_live_worker(service: Service) -> None:
     service.store.announce(TINY, "small", fits=Fits(limit=2**30, frames={"": SMALL, "exact": SMALL | {"128x128": 0}}))
-    until(lambda: "tiny" in [model["id"] for model in service.http.get("/models").json()["data"]], "it is served")
     whole = {"size": "128x128", "num_frames": 9}
     error = refusal(service, **whole)
     assert (error["code"], error["param"]) == ("does_not_fit", "num_frames")
@@ -81,7 +80,6 @@ def test_a_request_is_accepted_while_the_only_worker_into_which_it_fits_restarts
     small, large = (Fits(limit=gib * 2**30, frames={"": {"128x128": most}}) for gib, most in ((1, 5), (2, 9)))
     store.announce(TINY, "large", fits=large)
     store.announce(TINY, "small", fits=small)
-    until(lambda: "tiny" in [model["id"] for model in service.http.get("/models").json()["data"]], "it is served")
     let_time_pass(store.client, REMEMBERED_SECONDS - 60)
     store.announce(TINY, "small", fits=small)
     assert store.load("tiny").workers == 1
@@ -98,7 +96,6 @@ def test_a_request_is_accepted_while_the_only_worker_into_which_it_fits_restarts
 def test_a_request_is_refused_if_the_workers_into_which_it_fits_leave_its_queue_to_others(service: Service) -> None:
     service.store.announce(TINY, "small", fits=Fits(limit=2**30, frames={"": SMALL}))
     service.store.announce(TINY, "large", [Priority.interactive], fits=Fits(limit=2**31, frames={}))
-    until(lambda: "tiny" in [model["id"] for model in service.http.get("/models").json()["data"]], "it is served")
     whole = {"size": "128x128", "num_frames": 9}
     assert refusal(service, **whole, priority="bulk")["code"] == "does_not_fit"
     assert post(service, **whole).status_code == 200
@@ -108,8 +105,7 @@ def test_a_worker_leaves_a_job_to_another_one_only_if_it_fits_there(service: Ser
     store, small = service.store, Fits(limit=2**30, frames={"": SMALL})
     store.announce(TINY, "small", fits=small)
     store.announce(TINY, "large", fits=Fits(limit=2**31, frames={"": {"128x128": 9}}))
-    until(lambda: "tiny" in [model["id"] for model in service.http.get("/models").json()["data"]], "it is served")
-    first, second, fitting = (post(service, size="128x128", num_frames=frames).json()["id"] for frames in (9, 9, 5))
+    first, second, fitting = (served(service, size="128x128", num_frames=frames).json()["id"] for frames in (9, 9, 5))
 
     def claimed(worker: str) -> str | None:
         lease = store.claim("tiny", worker)
