@@ -16,7 +16,7 @@ def parser(module: str, description: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks.models.{module}", description=description.splitlines()[0]
     )
-    made.add_argument("--output", type=Path, required=True, help="the JSON file, written after every row")
+    made.add_argument("--output", type=Path, required=True, help="the JSON file, written as it grows")
     made.add_argument("--quick", action="store_true", help="tiny models on the CPU: to try the benchmark itself")
     return made
 

@@ -211,7 +211,7 @@ def host_peak() -> int:
 def main() -> None:
     parser = command_line.parser("offload", __doc__)
     parser.add_argument("--model", choices=list(CASES), default=next(iter(CASES)))
-    arguments = parser.parse_args()
+    arguments, _ = command_line.read(parser)
     os.environ["ADASPA_WORKER_MEMORY_BYTES"] = str(CARD_BYTES)
     allocator.use()
     case = CASES[arguments.model]

@@ -421,6 +421,14 @@ def test_a_job_with_its_blocks_in_host_memory_is_measured_beside_what_was_predic
         assert row["predicted_bytes"] == peaks[kind]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_group_offload_is_not_measured_without_a_gpu(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["offload", "--output", str(tmp_path / "offload.json")])
+    with pytest.raises(SystemExit):
+        offload.main()
+    assert "a GPU is needed" in capsys.readouterr().err
+
+
 def test_each_text_encoder_is_timed_and_so_are_steps_with_each_step_cache(run):
     assert [row["encoder"] for row in run(encoders)["rows"]] == [each.model for each in encoders.ENCODERS]
     rows = run(memory, "--only", memory.STEP_CACHES)["rows"]
