@@ -131,6 +131,32 @@ def test_a_sound_that_was_cut_off_is_taken_as_far_as_what_is_asked_for_is_there(
     assert reading.samples(whole, 60).shape[1] == 6 * 44_100
 
 
+def cut_as_it_is(flac: bytes, seconds: float) -> bytes:
+    """The beginning of a FLAC, not encoded anew: its head is that of the whole."""
+    found = BytesIO()
+    with av.open(BytesIO(flac)) as whole, av.open(found, "w", format="flac") as container:
+        stream = container.add_stream_from_template(whole.streams.audio[0])
+        for packet in whole.demux(audio=0):
+            if packet.size and (packet.pts or 0) * (packet.time_base or 0) < seconds:
+                packet.stream = stream
+                container.mux(packet)
+    return found.getvalue()
+
+
+def test_a_flac_that_was_cut_as_it_is_lacks_samples_unless_it_does_not_say_how_many_it_has(reading: Reading) -> None:
+    cut = cut_as_it_is(recorded("flac", "flac", seconds=3), 1.5)
+    assert reading.samples(cut, 1.5).shape[1] == 66_150
+    told = re.fullmatch(
+        r"is damaged or incomplete: it has (\d+) of the 132300 samples that it says it has; allowed: a complete sound",
+        reading.refused(cut, 3),
+    )
+    assert told and 66_150 <= int(told[1]) < 72_000
+    rate_to_total = slice(18, 26)  # its last 36 bits are the number of samples (RFC 9639, section 8.2)
+    unknown = int.from_bytes(cut[rate_to_total], "big") >> 36 << 36
+    streamed = cut[:18] + unknown.to_bytes(8, "big") + cut[26:]
+    assert reading.samples(streamed, 3).shape[1] == int(told[1])
+
+
 KINDS = [("flac", "flac"), ("ogg", "libopus"), ("mp3", "libmp3lame"), ("adts", "aac"), ("ipod", "aac")]
 
 

@@ -18,10 +18,10 @@ from adaspa_service.inputs.source import InputRefused
 
 DECODERS = ("flac", "mp3float", "mp3", "aac", "alac", "opus", "vorbis")
 PCM = ("pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le")
-MEASURED = ("wav", "flac", "mov")
+MEASURED = ("wav", "mov")
 """Formats that say how long they are. Of MP3, AAC and OGG that is a guess: of a file cut off, what is there counts."""
 CUT_OFF_SECONDS = 0.5
-"""Seconds by which a file may be shorter than it says: padding of its codec, and rounding. FLAC says each sample."""
+"""Seconds by which a file may be shorter than it says: padding of its codec, and rounding."""
 LAYOUTS = {1: "mono", 2: "stereo"}
 """Layouts by the number of channels."""
 COUNTED = ("flac", "ogg")
@@ -136,9 +136,12 @@ def beginning(file: IO[bytes], seconds: float) -> tuple[np.ndarray, int]:
         rate: int = stream.codec_context.sample_rate
         parts = list(decoded(container, stream, int(seconds * rate)))
         samples = np.concatenate(parts, axis=1) if parts else np.zeros((1, 0), np.float32)
+        found = samples.shape[1]
+        if container.format.name == "flac" and found < min(int(seconds * rate), stream.duration or 0):
+            told = f"it has {found} of the {stream.duration} samples that it says it has"
+            raise InputRefused(f"is damaged or incomplete: {told}; allowed: a complete sound")
         said = (container.duration or 0) / av.time_base if container.format.name.split(",")[0] in MEASURED else 0
-        lacking = 1 / rate if container.format.name == "flac" else CUT_OFF_SECONDS
-        if samples.shape[1] / rate < min(seconds, said) - lacking or not parts:
+        if found / rate < min(seconds, said) - CUT_OFF_SECONDS or not parts:
             raise InputRefused(BROKEN)
         return samples, rate
 
