@@ -33,6 +33,8 @@ WIDTH, HEIGHT, FRAMES, FPS = 192, 112, 24, 12
 RATE, SECONDS = 48_000, 8
 COPIES = 100
 """Damaged copies of each file, by each kind of damage."""
+BITEXACT = {"fflags": "+bitexact"}
+"""Options of a container without random ids, for each run to damage the same files."""
 LOST = 512
 """Bytes of a sector of a disk."""
 TOLD = {"refused": "refused", "other": "taken, but wrong"}
@@ -78,17 +80,18 @@ def frame(number: int) -> Image.Image:
 def picture(kind: str) -> bytes:
     """Encode the first frame by Pillow."""
     file = BytesIO()
-    frame(0).save(file, kind)
+    frame(0).save(file, kind, max_threads=1)  # for AVIF: the same on any number of cores
     return file.getvalue()
 
 
 def clip(kind: str, codec: str, **options: str) -> bytes:
     """Encode the clip by FFmpeg, with a keyframe every second."""
     file = BytesIO()
-    with av.open(file, "w", format=kind) as container:
+    with av.open(file, "w", format=kind, options=BITEXACT) as container:
         stream: Any = container.add_stream(codec, rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.gop_size = FPS
+        stream.codec_context.thread_count = 1  # the same on any number of cores
         for number in range(FRAMES):
             container.mux(stream.encode(av.VideoFrame.from_image(frame(number))))
         container.mux(stream.encode(None))
@@ -109,7 +112,7 @@ def voice() -> np.ndarray:
 def sound(kind: str, codec: str) -> bytes:
     """Encode the sound by FFmpeg."""
     file = BytesIO()
-    with av.open(file, "w", format=kind) as container:
+    with av.open(file, "w", format=kind, options=BITEXACT) as container:
         stream: Any = container.add_stream(codec, rate=RATE, layout="stereo")
         whole = av.AudioFrame.from_ndarray(voice(), format="fltp", layout="stereo")
         whole.sample_rate, whole.pts = RATE, 0
@@ -153,7 +156,8 @@ FILES = {
     "JPEG": File(partial(picture, "JPEG"), shown),
     "WebP": File(partial(picture, "WEBP"), shown),
     "AVIF": File(partial(picture, "AVIF"), shown),
-    "H.264 (MP4)": File(partial(clip, "mp4", "libx264"), played),
+    # With its assembly, x264 writes other files by what was in its memory before.
+    "H.264 (MP4)": File(partial(clip, "mp4", "libx264", **{"x264-params": "asm=0"}), played),
     "H.265 (MP4)": File(partial(clip, "mp4", "libx265", **{"x265-params": "log-level=none"}), played),
     "VP8 (WebM)": File(partial(clip, "webm", "libvpx"), played),
     "VP9 (WebM)": File(partial(clip, "webm", "libvpx-vp9"), played),
