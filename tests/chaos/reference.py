@@ -115,6 +115,7 @@ class Reference:
         job["attempt"] += 1
         job["token"] = f"{job['attempt']}-{nonce}"
         job["lease_ms"] = f"{self.lease_ms} {job['attempt']}"
+        job["gpus"] = ""
         job["progress"] = {"phase": "loading", "step": 0, "steps": job["params"]["steps"]}
 
     def leave_running(self, job_id: str) -> None:

@@ -201,11 +201,8 @@ end
 local function begin_attempt(id, nonce, last, params, ...)
   local attempt = int(tonumber(last) + 1)
   local progress = cjson.encode({ phase = 'loading', step = 0, steps = steps_of(params) })
-  redis.call('HSET', record(id), 'attempt', attempt, 'token', attempt .. '-' .. nonce, 'progress', progress, ...)
-  redis.call('HSET', record(id), 'lease_ms', int(LIMITS.lease_ms) .. ' ' .. attempt)
-  if A.gpus then
-    redis.call('HSET', record(id), 'gpus', int(A.gpus) .. ' ' .. attempt)
-  end
+  redis.call('HSET', record(id), 'attempt', attempt, 'token', attempt .. '-' .. nonce, 'progress', progress,
+    'lease_ms', int(LIMITS.lease_ms) .. ' ' .. attempt, 'gpus', A.gpus and int(A.gpus) .. ' ' .. attempt or '', ...)
   emit(id, 'in_progress', 'in_progress', attempt, progress)
 end
 

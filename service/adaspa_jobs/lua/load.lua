@@ -1,7 +1,8 @@
 -- How busy a model is: workers, the paces of its latest jobs, seconds that each running job has run, its cost, and for
 -- each queue whether its worker serves it (0 or 1); then for each of the queues the jobs that wait, their summed cost, how
 -- long (ms) the first that came has waited, the workers that serve it, and what fits into the memory of each (JSON, or '' if
--- it did not tell), and, if there are any, of those to which jobs are left, though they are gone; then when (s) the model was announced first.
+-- it did not tell) and, while any worker serves it, of those that are gone but may come back; then when (s) the model was
+-- announced first.
 -- model
 local model = A.model
 local names = { model, model .. ':bulk' }
