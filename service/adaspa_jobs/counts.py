@@ -161,11 +161,7 @@ class Counts:
 
     def totals(self) -> Totals:
         """Count what has happened to all jobs: exact, even after restarts, because the transitions themselves count."""
-        with reaching(), self.client.pipeline(transaction=False) as pipe:
-            pipe.hgetall(PREFIX + "ended")
-            pipe.hgetall(PREFIX + "leases_lost")
-            ended, lost = pipe.execute()
-        ends, leases = Counters.read(PREFIX + "ended", ended, 3), Counters.read(PREFIX + "leases_lost", lost, 1)
+        ends, leases = Counters.read(self.client, {"ended": 3, "leases_lost": 1})
         return Totals(
             {(model, status, code): count for (model, status, code), count in ends.by_name.items()},
             {model: count for (model,), count in leases.by_name.items()},

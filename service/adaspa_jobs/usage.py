@@ -8,7 +8,7 @@ from adaspa_api.usage import UsageRow
 from redis import Redis
 
 from adaspa_jobs.counters import Counters
-from adaspa_jobs.scripts import PREFIX, reaching
+from adaspa_jobs.scripts import reaching
 
 MOST_DAYS = 400
 """Counts of earlier days are gone."""
@@ -25,15 +25,13 @@ class Usages:
         found: dict[str, list[UsageRow]] = defaultdict(list)
         with reaching():
             now: Any = self.client.time()
-            today = int(now[0]) // DAY_SECONDS
-            with self.client.pipeline(transaction=False) as pipe:
-                for day in range(today, today - days, -1):
-                    pipe.hgetall(f"{PREFIX}usage:{day}")
-                counted = pipe.execute()
-        for day, counts in zip(range(today, today - days, -1), counted, strict=True):
+        today = int(now[0]) // DAY_SECONDS
+        latest = range(today, today - days, -1)
+        counted = Counters.read(self.client, {f"usage:{day}": 3 for day in latest})
+        for day, counters in zip(latest, counted, strict=True):
             date = datetime.fromtimestamp(day * DAY_SECONDS, UTC).date().isoformat()
             rows: dict[tuple[str, str], UsageRow] = {}
-            for (whose, model, what), count in sorted(Counters.read(f"{PREFIX}usage:{day}", counts, 3).by_name.items()):
+            for (whose, model, what), count in sorted(counters.by_name.items()):
                 row = rows.setdefault((whose, model), UsageRow(date=date, model=model))
                 if what == "gpu_ms":
                     row.gpu_seconds = count / 1000

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -317,6 +318,9 @@ def test_jobs_end_whatever_became_of_their_counters(
             valkey.sadd(key, *names)
         else:
             valkey.hset(key, mapping=dict.fromkeys(names, "many"))
+    totals = store.totals()
+    assert (totals.ended, totals.leases_lost, store.usage(2)) == ({}, {}, {})
+    assert totals.damaged == {"ended": 1, "leases_lost": 1}
     lost, ended = (create(store, params()) for _ in range(2))
     claimed(store, lost)
     lose_lease(store, lost.id)
@@ -325,6 +329,12 @@ def test_jobs_end_whatever_became_of_their_counters(
         store.fail(claimed(store, job), FAILURE)
         assert record(store, job.id).status == "failed"
     assert nothing_is_held(store)
+    if damage == "another type":  # else nothing is counted there until it is removed
+        totals = store.totals()
+        assert (sum(totals.ended.values()), totals.leases_lost) == (2, {"demo": 1})
+        assert totals.damaged == {"ended": 0, "leases_lost": 0}
+        assert sum(row.failed for rows in store.usage(2).values() for row in rows) == 2
+        assert all(valkey.ttl(key) > 0 for key in valkey.keys("adaspa:usage:*"))
 
 
 def test_a_damaged_counter_is_named_and_hides_no_other(service: Service, caplog: pytest.LogCaptureFixture) -> None:
@@ -333,14 +343,43 @@ def test_a_damaged_counter_is_named_and_hides_no_other(service: Service, caplog:
     service.http.post(f"/videos/{service.create()['id']}/cancel").raise_for_status()
     client = service.store.client
     (usage,) = client.keys("adaspa:usage:*")
-    client.hset("adaspa:ended", mapping={"demo|failed|generation_failed": "many", "odd": 3})
+    unaddable = dict(enumerate(("+5", " 7", "1_0", "007", "-0", "9" * 30)))
+    client.hset("adaspa:ended", mapping={f"demo|failed|{code}": number for code, number in unaddable.items()})
+    client.hset("adaspa:ended", mapping={"demo|failed|generation_failed": "many", "odd": 3, "it's|odd": 3})
     client.hset("adaspa:leases_lost", "demo", "1.5")
     client.hset("adaspa:webhook_counts", "ended|dead", b"\xff")
     client.hset(usage, "open|demo|failed", "some")
     told = service.http.get("/metrics").text
-    damaged = {"ended": 2, "leases_lost": 1, "webhook_counts": 1}
+    damaged = {"ended": 3 + len(unaddable), "leases_lost": 1, "webhook_counts": 1}
     assert {key: value(told, "adaspa_damaged_counters", key=key) for key in damaged} == damaged
     assert value(told, "adaspa_jobs_ended_total", model="demo", status="cancelled", code="") == 1
     assert service.http.get("/usage").json()["data"][0]["cancelled"] == 1
     for field in ("demo|failed|generation_failed' of adaspa:ended", "demo' of adaspa:leases_lost", "open|demo|failed"):
         assert field in caplog.text
+    assert removed_as_told(client, caplog) == sum(damaged.values()) + 1
+    assert {value(service.http.get("/metrics").text, "adaspa_damaged_counters", key=key) for key in damaged} == {0}
+
+
+def removed_as_told(client: redis.Redis, caplog: pytest.LogCaptureFixture) -> int:
+    """Run the commands that the log gives, as a shell reads them; how many fields or keys they removed."""
+    told = [each.getMessage().partition("; remove it: ")[2] for each in caplog.records]
+    return sum(client.execute_command(*shlex.split(command)) for command in told if command)
+
+
+def test_counters_of_another_type_are_told_and_hide_no_others(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    counters.tell_all.cache_clear()  # each is told once for a process
+    service.store.fail(service.claim(service.create()["id"]), FAILURE)
+    client = service.store.client
+    (usage,) = client.keys("adaspa:usage:*")
+    damaged = ("leases_lost", "webhook_counts")
+    for key in (usage, *(f"adaspa:{key}" for key in damaged)):
+        client.delete(key)
+        client.set(key, "odd")
+    told = service.http.get("/metrics").text
+    assert {key: value(told, "adaspa_damaged_counters", key=key) for key in damaged} == dict.fromkeys(damaged, 1)
+    assert value(told, "adaspa_jobs_ended_total", model="demo", status="failed", code="generation_failed") == 1
+    assert service.http.get("/usage").json()["data"] == []
+    assert removed_as_told(client, caplog) == 3
+    assert {value(service.http.get("/metrics").text, "adaspa_damaged_counters", key=key) for key in damaged} == {0}

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import redis
 from adaspa_jobs import redis_check
+from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.settings import Settings
+from adaspa_jobs.store import JobStore
 from adaspa_service.cli.doctor import State, set_redis
 from adaspa_service.gateway.__main__ import check_redis
 from redis_pair import RIGHTS
@@ -63,6 +65,14 @@ def test_the_documented_rights_are_enough_and_each_one_that_lacks_is_named(serve
         found = fatal(user(server, *RIGHTS, f"-{command}"))
         assert found and "its user lacks rights" in found[0], command
         assert command in found[0].upper(), found
+
+
+def test_counters_that_may_not_be_read_are_not_taken_for_damaged_ones(server: redis.Redis) -> None:
+    with (
+        redis.Redis.from_url(user(server, *RIGHTS, "-hgetall").redis_url) as client,
+        pytest.raises(StoreUnavailable, match="hgetall"),
+    ):
+        JobStore(client).totals()
 
 
 def needed() -> set[str]:

@@ -10,7 +10,10 @@ from adaspa_jobs.store import JobStore
 from adaspa_service.webhooks.deliveries import Delivery, DeliveryDamaged, DeliveryStore, Outcome
 from admitting import admit
 from claiming import VIDEO, claimed
+from redis import Redis
+from redis.exceptions import ResponseError
 from running_gateway import REPORT
+from valkey_process import running_valkey
 from waiting import until
 
 FAILURES = [Outcome.rejected, Outcome.unreachable, Outcome.timed_out, Outcome.interrupted]
@@ -127,7 +130,7 @@ def test_a_delivery_without_its_whole_record_stops_no_other(
 
 @pytest.mark.parametrize("damaged", ["webhook", "webhook_lane", "webhook_trying"])
 def test_a_key_of_another_type_stops_no_other_delivery(
-    store: JobStore, params: Callable[..., JobParams], damaged: str
+    store: JobStore, params: Callable[..., JobParams], damaged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = []
     for owner in ("a", "b"):
@@ -143,9 +146,75 @@ def test_a_key_of_another_type_stops_no_other_delivery(
     taken = {delivery.job_id for _ in range(3) for delivery in deliveries.take(10)}
     assert taken == set(made[damaged != "webhook_trying" :])
     if damaged == "webhook_lane":
+        assert "webhooks to a.example.com: a queue" in caplog.text
         assert deliveries.redeliver(made[0]) and [each.job_id for each in deliveries.take(10)] == made[:1]
     elif damaged == "webhook":
         assert [job_id for job_id, _ in deliveries.ids("dead")] == made[:1]
+
+
+@pytest.mark.parametrize("way", ["owed", "given up", "delivered", "redelivered", "deleted"])
+def test_a_lane_of_another_type_holds_up_nothing_that_ends(
+    store: JobStore, params: Callable[..., JobParams], way: str
+) -> None:
+    """Also while it is in no list of lanes that are looked at, as after its last event was delivered."""
+    job, _ = admit(store, params(), webhook_url="https://hooks.example.com/")
+    deliveries = DeliveryStore(store.client)
+    if way != "owed":
+        store.request_cancel(job.id)
+        (delivery,) = deliveries.take(10)
+    if way in ("redelivered", "deleted"):
+        deliveries.note(delivery, Outcome.gone)
+    lane = f"hooks.example.com#{int(job.id[-1], 16) % 4}"
+    store.client.delete(f"adaspa:webhook_lane:{lane}")
+    store.client.set(f"adaspa:webhook_lane:{lane}", "odd")
+    if way in ("given up", "delivered"):
+        deliveries.note(delivery, Outcome.gone if way == "given up" else Outcome.delivered)
+        assert deliveries.counts().ended == {"dead" if way == "given up" else "delivered": 1}
+    elif way == "deleted":
+        store.discard(job.id)
+        assert deliveries.ids("dead") == []
+    else:
+        assert deliveries.redeliver(job.id) if way == "redelivered" else store.request_cancel(job.id)
+        assert [each.job_id for each in deliveries.take(10)] == [job.id]
+    assert not store.client.keys("adaspa:webhook_lane:*") or way in ("owed", "redelivered")
+
+
+def test_outcomes_are_counted_anew_where_their_key_has_another_type(
+    store: JobStore, params: Callable[..., JobParams]
+) -> None:
+    job, _ = admit(store, params(), webhook_url="https://hooks.example.com/")
+    store.request_cancel(job.id)
+    store.client.set("adaspa:webhook_counts", "odd")
+    deliveries = DeliveryStore(store.client)
+    counts = deliveries.counts()
+    assert (counts.waiting, counts.ended, counts.damaged) == (1, {}, 1)
+    drain(deliveries)
+    counts = deliveries.counts()
+    assert (counts.attempts, counts.ended, counts.damaged) == ({"delivered": 1}, {"delivered": 1}, 0)
+
+
+def test_what_is_removed_for_its_type_is_named_in_the_log_of_redis(params: Callable[..., JobParams]) -> None:
+    with (
+        running_valkey("--logfile", "valkey.log") as folder,
+        Redis(unix_socket_path=str(folder / "valkey.sock")) as client,
+    ):
+        store = JobStore(client)
+        job, _ = admit(store, params(), webhook_url="https://hooks.example.com/")
+        keys = "adaspa:ended", f"adaspa:webhook_lane:hooks.example.com#{int(job.id[-1], 16) % 4}"
+        for key in keys:
+            client.set(key, "odd")
+        store.request_cancel(job.id)
+        told = (folder / "valkey.log").read_text()
+        assert all(f"{key} was no" in told for key in keys)
+
+
+def test_only_a_record_of_another_type_is_named_as_one(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: str) -> None:
+        raise ResponseError("ERR unknown command 'hgetall'")
+
+    monkeypatch.setattr(store.client, "hgetall", refused)
+    with pytest.raises(ResponseError, match="unknown command"):
+        DeliveryStore(store.client).get("video_1")
 
 
 def test_a_dead_event_of_another_type_is_told_and_forgotten(store: JobStore, params: Callable[..., JobParams]) -> None:

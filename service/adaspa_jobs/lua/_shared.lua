@@ -206,13 +206,27 @@ local function begin_attempt(id, nonce, last, params, ...)
   emit(id, 'in_progress', 'in_progress', attempt, progress)
 end
 
+-- What has another type than ours is damage that nothing can be read of: it goes, so that it holds up nothing else, and
+-- Redis' own log names it. True if it was there.
+local function keep_only(kind, key)
+  local found = redis.call('TYPE', key).ok
+  if found ~= kind and found ~= 'none' then
+    redis.call('DEL', key)
+    redis.log(redis.LOG_WARNING, key .. ' was no ' .. kind .. ' but a ' .. found .. ', and was removed')
+    return true
+  end
+end
+
 -- Count in a field of a hash, which holds up nothing: one that is no counter stays as it is, and its readers tell of it.
 -- The sum; nil if there is none.
 local function count(key, field, amount)
   local sum = redis.pcall('HINCRBY', key, field, int(amount))
   if type(sum) == 'number' then
     return sum
-  elseif not (string.find(sum.err, 'not an integer') or string.find(sum.err, 'overflow') or string.find(sum.err, 'WRONGTYPE')) then
+  elseif string.find(sum.err, 'WRONGTYPE') then
+    keep_only('hash', key)
+    return count(key, field, amount)
+  elseif not (string.find(sum.err, 'not an integer') or string.find(sum.err, 'overflow')) then
     error(sum)
   end
 end
@@ -334,6 +348,7 @@ local function move_up_behind(id, place)
 end
 
 local function schedule_webhook(id, lane, due)
+  keep_only('zset', PREFIX .. 'webhook_lane:' .. lane)
   redis.call('ZADD', PREFIX .. 'webhooks', int(due), id)
   redis.call('ZADD', PREFIX .. 'webhook_lane:' .. lane, int(due), id)
   redis.call('ZADD', PREFIX .. 'webhook_lanes', 'LT', int(due), lane)
@@ -348,18 +363,11 @@ local function owe_webhook(id, status, url)
   schedule_webhook(id, lane, now())
 end
 
--- What has another type than ours is damage that nothing can be read of: it goes, so that it holds up nothing else.
-local function keep_only(kind, key)
-  local found = redis.call('TYPE', key).ok
-  if found ~= kind and found ~= 'none' then
-    redis.call('DEL', key)
-  end
-end
-
 local function forget_webhook(id)
   keep_only('hash', PREFIX .. 'webhook:' .. id)
   local lane = redis.call('HGET', PREFIX .. 'webhook:' .. id, 'lane')
   if lane then
+    keep_only('zset', PREFIX .. 'webhook_lane:' .. lane)
     redis.call('ZREM', PREFIX .. 'webhook_lane:' .. lane, id)
   end
   redis.call('ZREM', PREFIX .. 'webhooks', id)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-from adaspa_jobs.counters import Counters
+from adaspa_jobs.counters import WRONG_TYPE, Counters
 from adaspa_jobs.job import Job
 from adaspa_jobs.record import job_from_hash
 from adaspa_jobs.scripts import PREFIX, Scripts, reaching
@@ -155,7 +155,7 @@ class DeliveryStore:
 
     def take(self, limit: int) -> list[Delivery]:
         """Begin an attempt at deliveries that are due, one in a lane; nobody else gets them meanwhile."""
-        over_ms, found, damaged = self._scripts.run(
+        over_ms, found, damaged, emptied = self._scripts.run(
             "take",
             limit=limit,
             attempt_ms=self._attempt_ms,
@@ -164,6 +164,12 @@ class DeliveryStore:
         )
         for job_id in damaged:
             log.error("%s: webhook given up, because its record in Redis is gone or damaged", job_id.decode())
+        for lane in emptied:
+            log.error(
+                "webhooks to %s: a queue of them was damaged in Redis and is empty now; its events wait for "
+                "`adaspa webhooks redeliver`",
+                lane.decode().rpartition("#")[0],
+            )
         return [
             _delivery(job_id.decode(), dict(zip(fields[::2], fields[1::2], strict=True)), int(over_ms))
             for job_id, fields in found
@@ -215,7 +221,9 @@ class DeliveryStore:
         try:
             with reaching():
                 fields: Any = self.client.hgetall(PREFIX + "webhook:" + job_id)
-        except ResponseError as error:  # WRONGTYPE
+        except ResponseError as error:
+            if not str(error).startswith(WRONG_TYPE):
+                raise
             raise DeliveryDamaged(job_id, "it is no hash") from error
         try:
             return _delivery(job_id, fields) if fields else None
@@ -231,9 +239,8 @@ class DeliveryStore:
             pipe.zcard(PREFIX + "webhooks_dead")
             pipe.zrange(PREFIX + "webhooks", 0, 0, withscores=True)
             pipe.time()
-            pipe.hgetall(PREFIX + "webhook_counts")
-            waiting, dead, first, (seconds, microseconds), counted = pipe.execute()
-        counters = Counters.read(PREFIX + "webhook_counts", counted, 2)
+            waiting, dead, first, (seconds, microseconds) = pipe.execute()
+        (counters,) = Counters.read(self.client, {"webhook_counts": 2})
         split = counters.by_name
         return DeliveryCounts(
             waiting,

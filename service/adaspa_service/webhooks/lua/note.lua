@@ -7,6 +7,7 @@
 local id, lane, outcome = A.id, A.lane, A.outcome
 local key, trying = PREFIX .. 'webhook:' .. id, PREFIX .. 'webhook_trying:' .. A.owner
 local counts = PREFIX .. 'webhook_counts'
+keep_only('zset', PREFIX .. 'webhook_lane:' .. lane)
 count(counts, 'attempts|' .. outcome, 1)
 
 local under_way = A.over_ms > now() and tonumber(redis.call('ZSCORE', trying, id)) == A.over_ms

@@ -4,13 +4,13 @@
 -- An owner gets so many attempts at a time: receivers of one that all hang hold up no other's.
 -- One without its whole record, such as a restored backup may hold, or with a damaged one is given up instead. A lane of
 -- another type than ours is empty: its deliveries wait until they are asked for (redeliver.lua).
--- When (ms) the attempts' time is over; the deliveries; and the ids of those that were given up.
+-- When (ms) the attempts' time is over; the deliveries; the ids of those that were given up; and the lanes of another type.
 -- limit (deliveries at most), attempt_ms (time of an attempt), owner_attempts (of one owner at most), dead_ms (a dead
 -- one is kept for)
 local LOOKED_AT, PUT_OFF = 1000, 500
 local DAMAGED = 'its record in Redis was gone or damaged'
 local over = int(now() + A.attempt_ms)
-local taken, damaged = {}, {}
+local taken, damaged, emptied = {}, {}, {}
 
 local function may_try(owner)
   local trying = PREFIX .. 'webhook_trying:' .. owner
@@ -24,7 +24,9 @@ for _, lane in ipairs(lanes) do
   if #taken == A.limit then
     break
   end
-  keep_only('zset', PREFIX .. 'webhook_lane:' .. lane)
+  if keep_only('zset', PREFIX .. 'webhook_lane:' .. lane) then
+    emptied[#emptied + 1] = lane
+  end
   local busy = redis.call('PTTL', PREFIX .. 'webhook_busy:' .. lane)
   local first = redis.call('ZRANGE', PREFIX .. 'webhook_lane:' .. lane, 0, 0, 'WITHSCORES')
   local id, due = first[1], tonumber(first[2])
@@ -61,4 +63,4 @@ for _, lane in ipairs(lanes) do
     taken[#taken + 1] = { id, redis.call('HGETALL', PREFIX .. 'webhook:' .. id) }
   end
 end
-return { over, taken, damaged }
+return { over, taken, damaged, emptied }
