@@ -14,12 +14,13 @@ import pytest
 from adaspa_api.report import JobError
 from adaspa_api.videos import Video
 from adaspa_api.words import ErrorCode
-from adaspa_client import ApiError, Unauthorized
+from adaspa_client import ApiError, Client, Unauthorized
 from adaspa_command import ADASPA, NOWHERE, adaspa, clean_environment, in_terminal
 from adaspa_jobs.scripts import StoreUnavailable
 from adaspa_jobs.settings import SettingsError
 from adaspa_service.access.keys import Scope
 from adaspa_service.cli import completion, main
+from adaspa_service.cli.generate import submit
 from adaspa_service.cli.jobs import facts
 from adaspa_service.cli.progress import NotCompleted
 from adaspa_service.local import LocalError
@@ -198,7 +199,7 @@ def test_a_command_that_is_interrupted_before_it_knows_its_jobs_cancels_them(
         arguments = ["adaspa", *line.split(), "a star", "-o", str(tmp_path / "star.mp4")]
         command = forked.Started(main, arguments, clean_environment(ADASPA_SERVER=url), *said)
         try:
-            assert held.wait(PATIENCE), "its answer is under way"
+            assert held.acquire(timeout=PATIENCE), "its answer is under way"
             command.send_signal(signal.SIGINT)
             assert command.wait(PATIENCE) == 130
         finally:
@@ -207,6 +208,39 @@ def test_a_command_that_is_interrupted_before_it_knows_its_jobs_cancels_them(
     jobs = service.http.get("/videos").json()["data"]
     assert [job["status"] for job in jobs] == ["cancelled"] * count
     assert all(job["id"] in said[1].read_text() for job in jobs)
+    assert "asking the server" in said[1].read_text()
+
+
+def test_a_second_interruption_still_cancels_the_jobs_that_are_known(service: Service, tmp_path: Path) -> None:
+    said = tmp_path / "out", tmp_path / "err"
+    with holding(service.url, 2, 3) as (url, held):
+        arguments = ["adaspa", "compare", "a star", "-o", str(tmp_path / "star.mp4")]
+        command = forked.Started(main, arguments, clean_environment(ADASPA_SERVER=url), *said)
+        try:
+            for _ in range(2):
+                assert held.acquire(timeout=PATIENCE), "its answer is under way"
+                command.send_signal(signal.SIGINT)
+            assert command.wait(PATIENCE) == 130
+        finally:
+            command.kill()
+            command.wait()
+    *_, first = service.http.get("/videos").json()["data"]
+    assert first["status"] == "cancelled" and first["id"] in said[1].read_text()
+
+
+@pytest.mark.parametrize(("status", "told"), [(400, False), (429, True), (503, True)])
+def test_an_interrupted_request_that_was_refused_made_no_job(
+    capsys: pytest.CaptureFixture[str], status: int, told: bool
+) -> None:
+    answers = iter((KeyboardInterrupt(), ApiError(status, "no")))
+
+    def send(_: str) -> list[Video]:
+        raise next(answers)
+
+    with Client("http://127.0.0.1:1") as client, pytest.raises(SystemExit):
+        submit(client, send)
+    said = capsys.readouterr().err
+    assert ("the server does not say" in said) == told and "cancelled no job" in said
 
 
 def test_jobs_of_a_command_that_is_terminated_are_named(

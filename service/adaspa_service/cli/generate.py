@@ -97,9 +97,14 @@ def submit(client: Client, send: Callable[[str], list[Video]], before: Sequence[
         return send(key)
     except KeyboardInterrupt:
         try:
+            warn("interrupted; asking the server which jobs it made")
             made += send(key)
+        except KeyboardInterrupt:
+            warn("interrupted again; the server may have made a job: `adaspa jobs` lists all")
         except (httpx.TransportError, ApiError) as error:
-            warn(f"the server does not say whether it made a job: {error}; `adaspa jobs` lists all")
+            refused = isinstance(error, ApiError) and 400 <= error.status < 500 and error.status != 429  # it made none
+            if not refused:
+                warn(f"the server does not say whether it made a job: {error}; `adaspa jobs` lists all")
         interrupted(client, made)
 
 
@@ -144,6 +149,8 @@ def interrupted(client: Client, videos: list[Video]) -> NoReturn:
             client.cancel(video_id)
         except NotFound:  # it is deleted
             pass
+        except KeyboardInterrupt:
+            fail(f"interrupted again; possibly not cancelled: {', '.join(ids[number:])}", Exit.interrupted)
         except (httpx.TransportError, ApiError) as error:
             fail(f"interrupted; could not cancel {', '.join(ids[number:])}: {error}", Exit.interrupted)
     fail(f"interrupted; cancelled {', '.join(ids) or 'no job'}", Exit.interrupted)
