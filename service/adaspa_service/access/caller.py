@@ -25,16 +25,19 @@ class Caller:
         max_in_flight: queued and running jobs that it may have; None: as many as the queues take.
         expires_at: when its key ends, in Unix seconds; None: never.
         name: what its key is for.
-        keyed: whether the owner is a key of the key store.
-        token: its key with the secret, which may end before the key does.
+        token: its key with the secret, which may end before the key does; None: the owner is no key of the key store.
     """
 
     owner: str
     max_in_flight: int | None = None
     expires_at: int | None = None
     name: str = ""
-    keyed: bool = False
     token: str | None = field(default=None, repr=False)
+
+    @property
+    def keyed(self) -> bool:
+        """Tell whether the owner is a key of the key store."""
+        return self.token is not None
 
 
 class Callers:
@@ -132,7 +135,7 @@ class Callers:
 
 
 def _caller(key: ApiKey, token: str) -> Caller:
-    return Caller(key.id, key.max_in_flight, key.expires_at, key.name, keyed=True, token=token)
+    return Caller(key.id, key.max_in_flight, key.expires_at, key.name, token=token)
 
 
 def unauthorized(access: Access, token: str | None) -> ApiError:
