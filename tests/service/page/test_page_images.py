@@ -223,6 +223,29 @@ def test_nothing_is_sent_before_the_image_of_the_job_that_was_taken_over_is_ther
     assert again["inputs"][0]["sha256"] == made["inputs"][0]["sha256"]
 
 
+def test_nothing_is_sent_while_one_file_is_under_way_though_another_could_not_be_had(
+    page: Page, service: Service
+) -> None:
+    files = {"reference_image": ("boat.png", WIDE), "reference_audio": ("voice.wav", recorded(seconds=2))}
+    made = service.http.post("/videos", data={"prompt": "a boat", "model": "hears"}, files=files).json()
+    stand_still(page)
+    page.goto(f"{service.url}/#{made['id']}")
+    loaded(page.locator(".inputs img"))
+    generate = page.get_by_role("button", name="Generate video")
+    expect(generate).to_be_enabled()
+    gone = {"error": {"message": "It is gone.", "code": "file_gone"}}
+    page.route("**/content?variant=reference_audio", lambda route: route.fulfill(status=410, json=gone))
+    image = held(page, "**/content?variant=reference_image")
+    with page.expect_event("requestfinished", lambda it: it.resource_type == "fetch" and "reference_audio" in it.url):
+        page.get_by_role("button", name="Use settings").click()
+    asked = image()
+    page.evaluate("() => fetch('/healthz')")  # the page has had the answer before this one
+    expect(generate).to_be_disabled()
+    asked.continue_()
+    expect(page.get_by_text("The file of this video no longer exists.")).to_be_visible()
+    expect(generate).to_be_enabled()
+
+
 def test_what_an_image_and_notes_came_with_is_made_again_with_dense_attention(
     tab: OpenTab, service: Service, tmp_path: Path
 ) -> None:

@@ -126,7 +126,11 @@ export function reuse(video) {
   put({ ...video, priority: video.priority === "bulk" ? "bulk" : null }); // interactive may be what the model gave it
   $("#prompt").focus();
   reused = video;
-  return alone(() => Promise.all(video.inputs.map((one) => takeOver(video, one))));
+  return alone(async () => {
+    const taken = await Promise.allSettled(video.inputs.map((one) => takeOver(video, one)));
+    const lost = taken.find(({ status }) => status === "rejected");
+    if (lost) throw lost.reason;
+  });
 }
 
 async function takeOver(video, one) {
