@@ -33,7 +33,7 @@ from http_server import answering
 from hypothesis import given
 from hypothesis import strategies as st
 from running_gateway import Service, data_uri, demo_catalog, serving
-from waiting import PATIENCE
+from waiting import PATIENCE, until
 
 LOST = httpx.ReadError("cut")
 VIDEO_ID = "video_" + "0" * 32
@@ -580,7 +580,8 @@ def test_a_stream_that_went_silent_is_taken_up_anew(connect: Any, monkeypatch: p
 
     with acting(silent) as url, connect(url) as client:
         assert [each.type for each in client.events(VIDEO_ID, patience=PATIENCE)] == ["queued", "completed"]
-    assert came and all(came), "while the connection still stood"
+        until(lambda: came, "the silent one hears of it")
+    assert all(came), "while the connection still stood"
 
 
 @pytest.mark.parametrize(
