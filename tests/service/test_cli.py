@@ -187,6 +187,23 @@ def test_an_interrupted_command_cancels_all_of_its_videos(
     assert not list(tmp_path.glob("star*"))
 
 
+def interrupted(service: Service, folder: Path, line: str, *numbers: int) -> str:
+    """Interrupt a command at each answer to its creations that is held, by their numbers; what it said of it."""
+    said = folder / "out", folder / "err"
+    with holding(service.url, *numbers) as (url, held):
+        arguments = ["adaspa", *line.split(), "a star", "-o", str(folder / "star.mp4")]
+        command = forked.Started(main, arguments, clean_environment(ADASPA_SERVER=url), *said)
+        try:
+            for _ in numbers:
+                assert held.acquire(timeout=PATIENCE), "its answer is under way"
+                command.send_signal(signal.SIGINT)
+            assert command.wait(PATIENCE) == 130
+        finally:
+            command.kill()
+            command.wait()
+    return said[1].read_text()
+
+
 @pytest.mark.parametrize(
     ("line", "number", "count"),
     [("generate", 1, 1), ("generate -n 3", 1, 3), ("generate --detach", 1, 1), ("compare", 1, 1), ("compare", 2, 2)],
@@ -194,38 +211,17 @@ def test_an_interrupted_command_cancels_all_of_its_videos(
 def test_a_command_that_is_interrupted_before_it_knows_its_jobs_cancels_them(
     service: Service, tmp_path: Path, line: str, number: int, count: int
 ) -> None:
-    said = tmp_path / "out", tmp_path / "err"
-    with holding(service.url, number) as (url, held):
-        arguments = ["adaspa", *line.split(), "a star", "-o", str(tmp_path / "star.mp4")]
-        command = forked.Started(main, arguments, clean_environment(ADASPA_SERVER=url), *said)
-        try:
-            assert held.acquire(timeout=PATIENCE), "its answer is under way"
-            command.send_signal(signal.SIGINT)
-            assert command.wait(PATIENCE) == 130
-        finally:
-            command.kill()
-            command.wait()
+    said = interrupted(service, tmp_path, line, number)
     jobs = service.http.get("/videos").json()["data"]
     assert [job["status"] for job in jobs] == ["cancelled"] * count
-    assert all(job["id"] in said[1].read_text() for job in jobs)
-    assert "asking the server" in said[1].read_text()
+    assert all(job["id"] in said for job in jobs)
+    assert "asking the server" in said
 
 
 def test_a_second_interruption_still_cancels_the_jobs_that_are_known(service: Service, tmp_path: Path) -> None:
-    said = tmp_path / "out", tmp_path / "err"
-    with holding(service.url, 2, 3) as (url, held):
-        arguments = ["adaspa", "compare", "a star", "-o", str(tmp_path / "star.mp4")]
-        command = forked.Started(main, arguments, clean_environment(ADASPA_SERVER=url), *said)
-        try:
-            for _ in range(2):
-                assert held.acquire(timeout=PATIENCE), "its answer is under way"
-                command.send_signal(signal.SIGINT)
-            assert command.wait(PATIENCE) == 130
-        finally:
-            command.kill()
-            command.wait()
+    said = interrupted(service, tmp_path, "compare", 2, 3)
     *_, first = service.http.get("/videos").json()["data"]
-    assert first["status"] == "cancelled" and first["id"] in said[1].read_text()
+    assert first["status"] == "cancelled" and first["id"] in said
 
 
 @pytest.mark.parametrize(("status", "told"), [(400, False), (429, True), (503, True)])
