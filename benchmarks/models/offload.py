@@ -209,11 +209,11 @@ def host_peak() -> int:
 
 
 def main() -> None:
-    parser = command_line.parser("offload", __doc__)
-    parser.add_argument("--model", choices=list(CASES), default=next(iter(CASES)))
-    arguments, _ = command_line.read(parser)
     os.environ["ADASPA_WORKER_MEMORY_BYTES"] = str(CARD_BYTES)
     allocator.use()
+    parser = command_line.parser("offload", __doc__)
+    parser.add_argument("--model", choices=list(CASES), default=next(iter(CASES)))
+    arguments, _ = command_line.read(parser)  # asks for a GPU, and so comes after the allocator's settings
     case = CASES[arguments.model]
     size, frames = (QUICK_SIZE, QUICK_FRAMES) if arguments.quick else (case.size, case.frames)
     with TemporaryDirectory() as name:
